@@ -1,0 +1,262 @@
+package orchestrator
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Ledger is what has been promised and what there is to promise, as one transaction sees it. The store loads it under its ledger lock;
+// Place reads it and writes into it, so that several decisions can share one load.
+type Ledger struct {
+	Pools     map[string]*PoolLedger
+	MACs      map[string]bool            // taken: ours, resting, or in any VIF of any pool
+	Ports     map[string]map[uint16]bool // console group → taken ports
+	Addresses map[netip.Addr]bool        // taken: ours, resting or foreign
+	Groups    map[string]Group
+}
+
+// PoolLedger is one pool's room.
+type PoolLedger struct {
+	Hosts     []HostLedger
+	SRs       []SRLedger
+	Templates map[string]string
+	Machines  int
+}
+
+// HostLedger is one host's memory.
+type HostLedger struct {
+	HostInventory
+	ReservedMiB int64
+}
+
+// SRLedger is one storage's room.
+type SRLedger struct {
+	SRInventory
+	ReservedBytes int64
+}
+
+// Considered is one candidate of a placement and what became of it; `slipway explain` prints it.
+type Considered struct {
+	Pool   string `json:"pool"`
+	Host   string `json:"host,omitempty"`
+	SR     string `json:"sr,omitempty"`
+	Filter string `json:"filter,omitempty"` // the filter that refused it, and why; "" when it passed
+	Weight int64  `json:"weight,omitempty"` // higher is better
+	Chosen bool   `json:"chosen,omitempty"`
+}
+
+// PlaceRequest is what a machine needs.
+type PlaceRequest struct {
+	Machine string
+	Image   string
+	Plan    Plan
+	Pool    string // "" for any
+}
+
+const gib = 1 << 30
+
+// Place promises a machine everything it needs, or nothing: host memory, storage, the address pair, the MAC, the console port and its
+// appliance groups. What it promises is written into the ledger. Kind Exhausted says which resource is missing; the considered
+// candidates come back in both cases.
+//
+// Filters: the pool asked for, the image's template, an enabled host with enough free memory, a storage plugged there with enough room,
+// free addresses, a free console port, groups below their capacity. Weight: the host's free memory after the promise (MiB), so that load
+// spreads; equal ones in the order of pool and host.
+func (l *Ledger) Place(estate *Estate, req PlaceRequest) (Placement, json.RawMessage, error) {
+	var considered []Considered
+	best, bestSR := -1, ""
+	for _, pool := range estate.Pools {
+		if req.Pool != "" && pool.ID != req.Pool {
+			considered = append(considered, Considered{Pool: pool.ID, Filter: "the order names pool " + req.Pool})
+			continue
+		}
+		if why := l.refusesPool(pool, req); why != "" {
+			considered = append(considered, Considered{Pool: pool.ID, Filter: why})
+			continue
+		}
+		for _, host := range l.Pools[pool.ID].Hosts {
+			c := Considered{Pool: pool.ID, Host: host.UUID}
+			free := host.MemoryMiB - host.ReservedMiB
+			sr := l.storageFor(pool.ID, host.UUID, req.Plan)
+			switch {
+			case !host.Enabled:
+				c.Filter = "host is disabled"
+			case free < req.Plan.MemoryMiB:
+				c.Filter = fmt.Sprintf("host has %d MiB free", free)
+			case host.CPUs > 0 && host.CPUs < req.Plan.VCPUs:
+				c.Filter = fmt.Sprintf("host has %d CPUs", host.CPUs)
+			case sr == "":
+				c.Filter = fmt.Sprintf("no storage with %d GiB free is plugged there", req.Plan.DiskGiB)
+			default:
+				c.Weight, c.SR = free-req.Plan.MemoryMiB, sr
+				if best < 0 || c.Weight > considered[best].Weight {
+					best, bestSR = len(considered), sr
+				}
+			}
+			considered = append(considered, c)
+		}
+	}
+	if best < 0 {
+		return Placement{}, explain(considered), Errorf("place", Exhausted, "no room: %s", strings.Join(refusals(considered), "; "))
+	}
+	considered[best].Chosen = true
+	pool, _ := estate.PoolByID(considered[best].Pool)
+	placement := l.promise(pool, considered[best].Host, bestSR, req)
+	return placement, explain(considered), nil
+}
+
+// refusesPool checks what does not depend on the host.
+func (l *Ledger) refusesPool(pool Pool, req PlaceRequest) string {
+	ledger, ok := l.Pools[pool.ID]
+	if !ok {
+		return "the pool has not been read yet"
+	}
+	if !slices.Contains(pool.Images, req.Image) || ledger.Templates[req.Image] == "" {
+		return "the pool has no template for " + req.Image
+	}
+	if !l.freeAddress(pool.Private).IsValid() {
+		return "no private address is free"
+	}
+	if pool.Strategy == NAT && !l.freeAddress(pool.Public).IsValid() {
+		return "no public address is free"
+	}
+	if len(pool.DHCP) > 0 && l.lightest(pool.DHCP) == "" {
+		return "every DHCP group is full"
+	}
+	if l.lightest(pool.Firewall) == "" {
+		return "every firewall group is full"
+	}
+	if group := l.lightest(pool.Console); group == "" || l.freePort(group, pool.ConsolePorts) == 0 {
+		return "no console port is free"
+	}
+	return ""
+}
+
+func (l *Ledger) storageFor(pool, host string, plan Plan) string {
+	best, room := "", int64(-1)
+	for _, sr := range l.Pools[pool].SRs {
+		free := sr.Bytes - sr.ReservedBytes - plan.DiskGiB*gib
+		if slices.Contains(sr.Hosts, host) && free >= 0 && free > room {
+			best, room = sr.UUID, free
+		}
+	}
+	return best
+}
+
+func (l *Ledger) promise(pool Pool, host, sr string, req PlaceRequest) Placement {
+	ledger := l.Pools[pool.ID]
+	for i := range ledger.Hosts {
+		if ledger.Hosts[i].UUID == host {
+			ledger.Hosts[i].ReservedMiB += req.Plan.MemoryMiB
+		}
+	}
+	for i := range ledger.SRs {
+		if ledger.SRs[i].UUID == sr {
+			ledger.SRs[i].ReservedBytes += req.Plan.DiskGiB * gib
+		}
+	}
+	ledger.Machines++
+	p := Placement{Pool: pool.ID, Host: host, SR: sr}
+	p.Private = l.takeAddress(pool.Private)
+	if pool.Strategy == NAT {
+		p.Public = l.takeAddress(pool.Public)
+	}
+	p.MAC = l.takeMAC(pool.MACPrefix)
+	if len(pool.DHCP) > 0 {
+		p.DHCP = l.takeGroup(pool.DHCP)
+	}
+	p.Firewall = l.takeGroup(pool.Firewall)
+	p.Console = l.takeGroup(pool.Console)
+	p.ConsolePort = l.freePort(p.Console, pool.ConsolePorts)
+	if l.Ports[p.Console] == nil {
+		l.Ports[p.Console] = map[uint16]bool{}
+	}
+	l.Ports[p.Console][p.ConsolePort] = true
+	return p
+}
+
+func (l *Ledger) freeAddress(s Subnet) netip.Addr {
+	for _, r := range s.Ranges {
+		for a := r.First; a.IsValid() && r.Contains(a); a = a.Next() {
+			if !l.Addresses[a] && s.Gives(a) {
+				return a
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
+func (l *Ledger) takeAddress(s Subnet) netip.Addr {
+	a := l.freeAddress(s)
+	l.Addresses[a] = true
+	return a
+}
+
+func (l *Ledger) takeMAC(prefix string) string {
+	for n := range macTail {
+		if mac := macAt(prefix, n); !l.MACs[mac] {
+			l.MACs[mac] = true
+			return mac
+		}
+	}
+	return "" // 16 million machines under one prefix: the store's constraint refuses the empty MAC
+}
+
+func (l *Ledger) freePort(group string, r PortRange) uint16 {
+	for port := int(r.First); port <= int(r.Last); port++ {
+		if !l.Ports[group][uint16(port)] {
+			return uint16(port)
+		}
+	}
+	return 0
+}
+
+// lightest is the group with the most room, "" when all are full.
+func (l *Ledger) lightest(ids []string) string {
+	best := ""
+	for _, id := range ids {
+		g, ok := l.Groups[id]
+		if !ok || g.Capacity > 0 && g.Entries >= g.Capacity {
+			continue
+		}
+		if best == "" || g.Entries < l.Groups[best].Entries {
+			best = id
+		}
+	}
+	return best
+}
+
+func (l *Ledger) takeGroup(ids []string) string {
+	id := l.lightest(ids)
+	g := l.Groups[id]
+	g.Entries++
+	l.Groups[id] = g
+	return id
+}
+
+func refusals(considered []Considered) []string {
+	seen := map[string]bool{}
+	var out []string
+	for _, c := range considered {
+		line := c.Pool + ": " + c.Filter
+		if !seen[line] && len(out) < 8 {
+			seen[line] = true
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+func explain(considered []Considered) json.RawMessage {
+	if len(considered) > 64 {
+		considered = considered[:64]
+	}
+	body, err := json.Marshal(considered)
+	if err != nil {
+		return nil
+	}
+	return body
+}

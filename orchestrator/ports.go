@@ -1,0 +1,231 @@
+package orchestrator
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// The ports are what the steps ask of the world. Each verb says what it guarantees: Ensure… makes it so and may be called again,
+// Remove… succeeds when it is gone already, Observe… changes nothing. Every call ends with its context. Errors carry a Kind.
+
+// Hypervisor is a XenServer or XCP-ng estate. Pools are named by their id. The backend reaches a pool's master by itself.
+type Hypervisor interface {
+	// Inventory lists what the pool has to give: hosts, storage, templates, and every MAC in any of its VIFs.
+	Inventory(ctx context.Context, pool string) (Inventory, error)
+
+	// FindMachine looks for what earlier attempts made for this machine: by VM uuid if known, else by our tag, else by the name that
+	// attempts give to their clone. ErrNotFound (wrapped) when there is nothing. Of several, the tagged and oldest is kept, and the
+	// others are removed when they carry our marker and are halted.
+	FindMachine(ctx context.Context, ref MachineRef) (VM, error)
+	// StartClone begins the clone of the image's template under a name made of run and attempt, and returns the task to wait for.
+	// Clones of one template go one at a time per pool: kind Exhausted while another is in flight.
+	StartClone(ctx context.Context, spec MachineSpec) (task string, err error)
+	// ShapeMachine makes the clone the machine of the spec: tag, provision, memory, vCPUs, disk size, our VIF with our MAC instead of
+	// the template's, VIF locking where licensed; and reads it all back. May be called again at any point. A half-provisioned clone
+	// is removed and gives kind Conflict: clone anew.
+	ShapeMachine(ctx context.Context, spec MachineSpec, vm string) (VM, error)
+	// StartMachine begins the start on a host; task is "" when it runs already. A host without room is kind Exhausted.
+	StartMachine(ctx context.Context, ref MachineRef, host string) (task string, err error)
+	// StopMachine shuts down cleanly, or at once when hard; task is "" when it is halted or gone already.
+	StopMachine(ctx context.Context, ref MachineRef, hard bool) (task string, err error)
+	// DestroyMachine removes the halted VM, then the given disks unless another VM uses them. Nothing is found by name.
+	DestroyMachine(ctx context.Context, ref MachineRef, disks []string) error
+	// NameMachine gives the VM the customer's name: the last touch of an install.
+	NameMachine(ctx context.Context, ref MachineRef, name string) error
+	// ObserveTask tells how a task stands. TaskGone means that the outcome is unknown: look at the object.
+	ObserveTask(ctx context.Context, pool, task string) (Task, error)
+	// ForgetTask destroys a finished task; best effort, errors only matter for the log.
+	ForgetTask(ctx context.Context, pool, task string) error
+}
+
+// MachineRef says which VM is meant.
+type MachineRef struct {
+	Pool    string
+	Machine string // our id, in the VM's tag
+	VM      string // XenAPI uuid, "" before it is known
+}
+
+// MachineSpec is what create_machine wants.
+type MachineSpec struct {
+	MachineRef
+	Run      string
+	Attempt  int
+	Image    string
+	Plan     Plan
+	SR       string
+	Host     string
+	Network  string
+	MAC      string
+	Address  netip.Addr // for VIF locking
+	Hostname string
+}
+
+// VM is what was observed.
+type VM struct {
+	UUID      string
+	Name      string
+	Run       string // from the tag, "" when it has none yet
+	Attempt   int
+	Machine   string
+	Power     string // "halted", "running", "paused", "suspended"
+	Template  bool   // a clone before its provision
+	Host      string // uuid, while running
+	MemoryMiB int64
+	VCPUs     int
+	Disks     []Disk
+	VIFs      []VIF
+	Console   string // URL while running
+	GuestLive bool   // the guest agent of this boot reports
+}
+
+// Disk is a VDI that is attached to a VM (CDs are left out).
+type Disk struct {
+	UUID  string
+	Bytes int64
+	SR    string
+}
+
+// VIF is a network interface of a VM.
+type VIF struct {
+	Device    string
+	MAC       string // lower case
+	Network   string
+	Addresses []netip.Addr // from the guest agent
+}
+
+// TaskState is how a hypervisor's task stands.
+type TaskState string
+
+const (
+	TaskPending   TaskState = "pending"
+	TaskSucceeded TaskState = "success"
+	TaskFailed    TaskState = "failure" // a canceled task too: look at Err
+	TaskGone      TaskState = "gone"    // nobody knows: the toolstack restarted, or it was collected
+)
+
+// Task is a hypervisor's task. WakeTask(pool, ref) is the key under which a backend that follows events wakes those who wait.
+type Task struct {
+	State    TaskState
+	Progress float64 // 0..1
+	Err      error   // with its kind, for TaskFailed
+}
+
+// WakeTask is the wake key of a task.
+func WakeTask(pool, task string) string { return "task:" + pool + ":" + task }
+
+// WakeGroup is the wake key of an appliance group.
+func WakeGroup(group string) string { return "group:" + group }
+
+// WakeCapacity is the wake key of those who wait for room.
+const WakeCapacity = "capacity"
+
+// Inventory is what a pool has.
+type Inventory struct {
+	Pool      string
+	Hosts     []HostInventory
+	SRs       []SRInventory
+	Templates map[string]string // image → template uuid
+	MACs      []string          // of VIFs that are not ours, lower case
+	Networks  []string          // uuids
+}
+
+// HostInventory is one host. MemoryMiB is what slipway's machines may use in all: the total less its overhead and what others' VMs hold.
+type HostInventory struct {
+	UUID, Name string
+	MemoryMiB  int64
+	CPUs       int
+	Enabled    bool
+}
+
+// SRInventory is one storage. Bytes is what slipway's disks may use in all: the size less what others' disks hold.
+type SRInventory struct {
+	UUID, Name string
+	Bytes      int64
+	Shared     bool
+	Hosts      []string // that have it plugged
+}
+
+// Installer carries out the post-install inside a guest (SSH, WinRM).
+type Installer interface {
+	// Probe looks whether the guest answers and is the one expected: TCP, banner, host key. Kind Transient while it is not up yet;
+	// Permanent when something else answers there.
+	Probe(ctx context.Context, g Guest) (evidence string, err error)
+	// EnsureJob starts the catalogue entry's job in the guest, once by its id, whoever asks and however often.
+	EnsureJob(ctx context.Context, g Guest, job Job) error
+	// ObserveJob reads on from offset. A job whose process is gone without an exit code is JobLost: it may be started again under
+	// another id.
+	ObserveJob(ctx context.Context, g Guest, job string, offset int64) (JobStatus, error)
+	// Inspect runs the entry's checks in the finished guest and reads its identity.
+	Inspect(ctx context.Context, g Guest) (Inspection, error)
+}
+
+// Guest is a machine as the installer reaches it.
+type Guest struct {
+	Machine string
+	Pool    string // its image's template carries the first host key
+	Image   string
+	Address netip.AddrPort
+	// HostKey is the machine's own public key, installed by the job: the only one accepted once it has been seen.
+	HostKey string
+	// Own is true once the machine's own key has been seen: the template's is not accepted any more.
+	Own bool
+}
+
+// Job is one post-install.
+type Job struct {
+	ID            string // from run and attempt; the guest's lock
+	Hostname      string
+	SSHKeys       []string
+	HostKeySecret Secret // OpenSSH PEM
+}
+
+// JobState is how a job stands.
+type JobState string
+
+const (
+	JobRunning JobState = "running"
+	JobExited  JobState = "exited"
+	JobLost    JobState = "lost"    // started, its process is gone, and it left no exit code
+	JobUnknown JobState = "unknown" // never started there
+)
+
+// JobStatus is what ObserveJob saw.
+type JobStatus struct {
+	State  JobState
+	Exit   int
+	Stage  string // the script it is at, or what it waits for
+	Log    []byte // from the offset on, bounded
+	Offset int64  // where to read on
+}
+
+// Inspection is what verify saw inside.
+type Inspection struct {
+	Identity string            // machine-id
+	Checks   map[string]string // name → "ok" or what is wrong
+}
+
+// Prober looks from the pool's probe point, as a customer would.
+type Prober interface {
+	// Open reports whether a TCP connection is answered; the error is for a probe that could not be made.
+	Open(ctx context.Context, pool string, target netip.AddrPort) (bool, error)
+	// Console shakes hands with the machine's console (RFB, the given password).
+	Console(ctx context.Context, m Machine) error
+}
+
+// Vault makes and opens what must not be read in the store.
+type Vault interface {
+	Seal(machine, name string, s Secret) (Sealed, error)
+	Open(machine, name string, s Sealed) (Secret, error)
+}
+
+// Names of sealed values.
+const (
+	SealedHostKey = "host_key"
+	SealedConsole = "console_password"
+)
+
+// Desired is what steps ask about appliances; every Store is one.
+type Desired interface {
+	EntryState(ctx context.Context, group, machine string) (EntryState, error)
+}

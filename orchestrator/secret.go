@@ -1,0 +1,23 @@
+package orchestrator
+
+import "log/slog"
+
+// Secret is text that must not be seen: every way of printing it gives "[redacted]". Reveal is the one way to the value, so that a reader
+// can find each place where one is used. The zero value is the empty secret.
+type Secret struct{ value string }
+
+const redacted = "[redacted]"
+
+// NewSecret wraps a value.
+func NewSecret(value string) Secret { return Secret{value: value} }
+
+// Reveal returns the value itself, for the wire or the cipher that needs it; never for a log, an argument list or an error.
+func (s Secret) Reveal() string { return s.value }
+
+// IsZero reports whether there is no secret.
+func (s Secret) IsZero() bool { return s.value == "" }
+
+func (Secret) String() string               { return redacted }
+func (Secret) GoString() string             { return redacted }
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
