@@ -1,0 +1,255 @@
+package testserver
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"slipway/internal/testenv"
+)
+
+// rabbitmqServer is the start script itself. The program of the same name in /usr/sbin is Debian's wrapper, which would change to the
+// account rabbitmq and to the machine's own directories.
+const rabbitmqServer = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+
+// Broker is a private RabbitMQ node with its own epmd. Its methods that act on the server are for one goroutine at a time.
+type Broker struct {
+	dir                        string
+	plainPort, tlsPort         int
+	distributionPort, epmdPort int
+	serverProgram, epmdProgram string
+	erlCall                    string
+	guard                      *guard
+	epmd                       *process
+	server                     *process // nil while stopped
+	count                      atomic.Int64
+}
+
+func startRabbitMQ(tb testing.TB) *Broker {
+	tb.Helper()
+	testenv.Need(tb, "rabbitmq-server")
+	b := &Broker{serverProgram: rabbitmqServer, epmdProgram: testenv.Need(tb, "epmd"), erlCall: testenv.Need(tb, "erl_call")}
+	err := b.create()
+	if err == nil {
+		err = b.start()
+	}
+	if err != nil {
+		tb.Fatalf("start RabbitMQ: %v", errors.Join(err, b.remove()))
+	}
+	return b
+}
+
+func (b *Broker) create() error {
+	var err error
+	if b.dir, err = os.MkdirTemp("", "slipway-rabbitmq-"); err != nil {
+		return err
+	}
+	if b.guard, err = startGuard(b.dir); err != nil {
+		return err
+	}
+	ports, err := freePorts(4)
+	if err != nil {
+		return err
+	}
+	b.plainPort, b.tlsPort, b.distributionPort, b.epmdPort = ports[0], ports[1], ports[2], ports[3]
+	for _, name := range []string{"mnesia", "log", "home"} {
+		if err := os.Mkdir(filepath.Join(b.dir, name), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := certificates(b.dir); err != nil {
+		return err
+	}
+	config := fmt.Sprintf(`listeners.tcp.1 = 127.0.0.1:%d
+listeners.ssl.1 = 127.0.0.1:%d
+ssl_options.cacertfile = %[3]s/ca.pem
+ssl_options.certfile = %[3]s/cert.pem
+ssl_options.keyfile = %[3]s/key.pem
+ssl_options.verify = verify_none
+vm_memory_high_watermark.absolute = 512MB
+disk_free_limit.absolute = 50MB
+log.file.level = info
+`, b.plainPort, b.tlsPort, b.dir)
+	for name, text := range map[string]string{
+		"rabbitmq.conf":       config,
+		"enabled_plugins":     "[].\n",
+		"home/.erlang.cookie": rand.Text(),
+	} {
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o400); err != nil {
+			return err
+		}
+	}
+	b.epmd, err = start(b.command(b.epmdProgram, "-address", "127.0.0.1", "-port", strconv.Itoa(b.epmdPort)), filepath.Join(b.dir, "epmd.out"))
+	return err
+}
+
+func (b *Broker) node() string { return "slipway" + strconv.Itoa(b.plainPort) + "@localhost" }
+
+// command gives a program the environment of this node and nothing of ours.
+func (b *Broker) command(program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(program, args...)
+	cmd.Dir = b.dir
+	in := func(name string) string { return filepath.Join(b.dir, name) }
+	cmd.Env = []string{
+		"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+		"LC_ALL=C.UTF-8",
+		"HOME=" + in("home"),
+		"ERL_EPMD_PORT=" + strconv.Itoa(b.epmdPort),
+		"ERL_EPMD_ADDRESS=127.0.0.1",
+		"RABBITMQ_HOME_DIR=" + b.dir,
+		"RABBITMQ_NODENAME=" + b.node(),
+		"RABBITMQ_NODE_IP_ADDRESS=127.0.0.1",
+		"RABBITMQ_NODE_PORT=" + strconv.Itoa(b.plainPort),
+		"RABBITMQ_DIST_PORT=" + strconv.Itoa(b.distributionPort),
+		"RABBITMQ_MNESIA_BASE=" + in("mnesia"),
+		"RABBITMQ_LOG_BASE=" + in("log"),
+		"RABBITMQ_ENABLED_PLUGINS_FILE=" + in("enabled_plugins"),
+		"RABBITMQ_CONFIG_FILE=" + in("rabbitmq"),
+		"RABBITMQ_PID_FILE=" + in("pid"),
+		"RABBITMQ_CONF_ENV_FILE=/dev/null",
+		"RUNNING_UNDER_SYSTEMD=true", // the script becomes the Erlang machine instead of waiting for it, so that signals reach the node
+		"RABBITMQ_SERVER_START_ARGS=-kernel inet_dist_use_interface {127,0,0,1}",
+		// Schedulers that spin while idle would take the machine from the tests.
+		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
+	}
+	return cmd
+}
+
+func (b *Broker) start() error {
+	server, err := start(b.command(b.serverProgram), filepath.Join(b.dir, "out"))
+	if err != nil {
+		return err
+	}
+	b.server = server
+	if err := b.guard.watch(server, b.epmd); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
+	defer cancel()
+	err = poll(ctx, func() error {
+		if server.exited() {
+			return fatal{errors.New("it ended by itself")}
+		}
+		conn, err := amqp.Dial(b.url("/"))
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, server.tail())
+	}
+	return nil
+}
+
+func (b *Broker) url(vhost string) string { return b.address("amqp", b.plainPort, vhost) }
+
+func (b *Broker) address(scheme string, port int, vhost string) string {
+	return fmt.Sprintf("%s://guest:guest@127.0.0.1:%d/%s", scheme, port, url.PathEscape(vhost))
+}
+
+// URL creates a fresh virtual host and returns its address. It goes with the broker.
+func (b *Broker) URL(tb testing.TB) string {
+	tb.Helper()
+	return b.url(b.vhost(tb))
+}
+
+// TLSURL is URL over TLS, with a server certificate for 127.0.0.1 that the authority in [Broker.CAFile] signed.
+func (b *Broker) TLSURL(tb testing.TB) string {
+	tb.Helper()
+	return b.address("amqps", b.tlsPort, b.vhost(tb))
+}
+
+// CAFile is the path of the authority's certificate, PEM.
+func (b *Broker) CAFile() string { return filepath.Join(b.dir, "ca.pem") }
+
+func (b *Broker) vhost(tb testing.TB) string {
+	tb.Helper()
+	name := fmt.Sprintf("test-%d", b.count.Add(1))
+	// rabbitmqctl would boot an Erlang machine for each command, two seconds of it.
+	cmd := b.command(b.erlCall, "-sname", b.node(), "-timeout", "30", "-e")
+	cmd.Stdin = strings.NewReader(fmt.Sprintf(`ok = rabbit_vhost:add(<<"%[1]s">>, <<"guest">>),
+ok = rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"%[1]s">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>).
+`, name))
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "{ok, ok}" {
+		tb.Fatalf("create a virtual host: %v: %s", err, out)
+	}
+	return name
+}
+
+// Kill9 ends the broker with SIGKILL; epmd lives on, as it does when a node dies.
+func (b *Broker) Kill9(tb testing.TB) {
+	tb.Helper()
+	b.needRunning(tb)
+	b.server.kill9()
+	b.server = nil
+}
+
+// Stop is an orderly shutdown.
+func (b *Broker) Stop(tb testing.TB) {
+	tb.Helper()
+	b.needRunning(tb)
+	err := b.server.stop(syscall.SIGTERM)
+	b.server = nil
+	if err != nil {
+		tb.Fatalf("stop RabbitMQ: %v", err)
+	}
+}
+
+// Start runs a broker again that was stopped or killed, on the same ports and data, and returns when it answers.
+func (b *Broker) Start(tb testing.TB) {
+	tb.Helper()
+	if b.server != nil {
+		tb.Fatal("RabbitMQ runs already")
+	}
+	if err := b.start(); err != nil {
+		tb.Fatalf("start RabbitMQ again: %v", err)
+	}
+}
+
+// Restart is Stop and Start.
+func (b *Broker) Restart(tb testing.TB) {
+	tb.Helper()
+	b.Stop(tb)
+	b.Start(tb)
+}
+
+func (b *Broker) needRunning(tb testing.TB) {
+	tb.Helper()
+	if b.server == nil {
+		tb.Fatal("RabbitMQ does not run")
+	}
+}
+
+func (b *Broker) remove() error {
+	var errs []error
+	if b.server != nil {
+		b.server.kill9() // the data goes anyway
+		b.server = nil
+	}
+	if b.epmd != nil {
+		errs = append(errs, b.epmd.stop(syscall.SIGTERM))
+		b.epmd = nil
+	}
+	if b.guard != nil {
+		errs = append(errs, b.guard.dismiss())
+		b.guard = nil
+	}
+	if b.dir != "" {
+		errs = append(errs, os.RemoveAll(b.dir))
+		b.dir = ""
+	}
+	return errors.Join(errs...)
+}
