@@ -3,7 +3,6 @@ package orchestrator
 import (
 	"context"
 	"net/netip"
-	"time"
 )
 
 // The ports are what the steps ask of the world. Each verb says what it guarantees: Ensure… makes it so and may be called again,

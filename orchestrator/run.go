@@ -12,17 +12,17 @@ type (
 )
 
 const (
-	Ready     Status = "ready"     // may be taken by a worker
-	Running   Status = "running"   // a worker holds it
-	Waiting   Status = "waiting"   // for a task, a boot, a generation, a job, capacity or its next attempt
-	Parked    Status = "parked"    // stopped in its state; an operator decides
-	Canceling Status = "canceling" // unwinding by its journal
-	Done      Status = "done"
-	CanceledS Status = "canceled"
+	StatusReady     Status = "ready"     // may be taken by a worker
+	StatusRunning   Status = "running"   // a worker holds it
+	StatusWaiting   Status = "waiting"   // for a task, a boot, a generation, a job, capacity or its next attempt
+	StatusParked    Status = "parked"    // stopped in its state; an operator decides
+	StatusCanceling Status = "canceling" // unwinding by its journal
+	StatusDone      Status = "done"
+	StatusCanceled  Status = "canceled"
 )
 
 // Active reports whether the run is its machine's active one.
-func (s Status) Active() bool { return s != Done && s != CanceledS }
+func (s Status) Active() bool { return s != StatusDone && s != StatusCanceled }
 
 // Run is one walk of a machine through a process.
 type Run struct {
