@@ -1,0 +1,42 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// shrinkFloor and shrinkPercent: an apply may remove max(5, 2 %) of the live rows unasked.
+const (
+	shrinkFloor   = 5
+	shrinkPercent = 2
+)
+
+// shrinks says what is wrong with going from so many rows to so many, "" when nothing is.
+func shrinks(from, to int) string {
+	allowed := max(shrinkFloor, from*shrinkPercent/100)
+	if from-to <= allowed {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d rows would go and %d may without an operator's word", from-to, from, allowed)
+}
+
+// messageLimit bounds a message in bytes.
+const messageLimit = 2000
+
+// clean makes one printable line of a tool's words.
+func clean(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.TrimSpace(s))
+	if len(s) > messageLimit {
+		s = strings.ToValidUTF8(s[:messageLimit], "") + " …"
+	}
+	return s
+}
