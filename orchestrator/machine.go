@@ -35,7 +35,8 @@ type Machine struct {
 	// State is the last process state that was reached: "production_ready", "removed", or where an active run stands.
 	State string
 
-	Placement Placement
+	PoolWanted string // from the order; "" lets the placement choose
+	Placement  Placement
 
 	VM    string   // XenAPI uuid
 	Disks []string // VDI uuids, recorded before the VM is destroyed

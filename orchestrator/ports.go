@@ -147,6 +147,8 @@ type SRInventory struct {
 
 // Installer carries out the post-install inside a guest (SSH, WinRM).
 type Installer interface {
+	// Ports are what the image's installer needs to reach, its login port first. An unknown image is kind Permanent.
+	Ports(image string) ([]uint16, error)
 	// Probe looks whether the guest answers and is the one expected: TCP, banner, host key. Kind Transient while it is not up yet;
 	// Permanent when something else answers there.
 	Probe(ctx context.Context, g Guest) (evidence string, err error)

@@ -100,7 +100,8 @@ type CommitResult struct {
 // ReleasePlacement.
 type Change interface{ change() }
 
-// PutEntry sets the machine's entry in a group; the group's generation rises, unless the same body is there already.
+// PutEntry sets the machine's entry in a group; the group's generation rises, unless the same body is there already and is not marked
+// bad: a retry after a culprit was put right outside brings the same body in again.
 type PutEntry struct {
 	Group string
 	Unit  Unit
@@ -125,8 +126,8 @@ func (ReleasePlacement) change() {}
 
 // Claims hand runs to workers.
 type Claims interface {
-	// Claim takes up to limit runs that are ready, due (WakeAt), canceling, or whose holder's lease ran out, oldest wake first; each
-	// gets a new fence. A run comes with its machine and its open attempt, if any.
+	// Claim takes up to limit runs that nobody holds and that are ready, or waiting or canceling and due (WakeAt; zero is due), and
+	// those whose holder's lease ran out, oldest wake first; each gets a new fence. A run comes with its machine and its open attempt, if any.
 	Claim(ctx context.Context, holder string, limit int, lease time.Duration) ([]Claim, error)
 	// ClaimRun takes one named run if it can be taken now; ErrNotFound when not.
 	ClaimRun(ctx context.Context, run, holder string, lease time.Duration) (Claim, error)
@@ -197,6 +198,8 @@ type Operators interface {
 	Machines(ctx context.Context) ([]Machine, error)
 	Attempts(ctx context.Context, machine string) ([]Attempt, error)
 	// Intervene applies an operator's change to a run that no worker holds, or asks a held one to cancel. It is journalled.
+	// retry: a parked or waiting run becomes ready (canceling when it was Undoing), due now, with Failures, Conflicts and StepSince reset.
+	// cancel: Run.Cancel is set, and a run that nobody holds becomes canceling and due now.
 	Intervene(ctx context.Context, i Intervention) (Run, error)
 
 	// SyncPool records what a pool has; hosts and storage that are no longer there take nothing new.

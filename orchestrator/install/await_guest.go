@@ -1,0 +1,77 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"slipway/orchestrator"
+)
+
+// awaitGuest waits until the guest answers on its login port and shows the host key that is expected of it.
+func awaitGuest(h orchestrator.Hypervisor, i orchestrator.Installer) act {
+	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+		guest, why, err := reach(ctx, h, i, s)
+		if err != nil {
+			return orchestrator.Outcome{}, err
+		}
+		if why != "" {
+			return orchestrator.WaitFor("", 2*time.Second, "%s", why)
+		}
+		evidence, err := i.Probe(ctx, guest)
+		switch orchestrator.KindOf(err) {
+		case "":
+			s.Machine.Address = guest.Address.Addr()
+			return orchestrator.Finished("%s", evidence)
+		case orchestrator.Transient, orchestrator.Unknown:
+			return orchestrator.WaitFor("", 2*time.Second, "waiting for the guest: %s", err)
+		default:
+			return orchestrator.Outcome{}, err
+		}
+	}
+}
+
+// reach finds the address that the pool's strategy installs through; why says what is still missing.
+func reach(ctx context.Context, h orchestrator.Hypervisor, i orchestrator.Installer, s *orchestrator.Step) (guest orchestrator.Guest, why string, err error) {
+	m := s.Machine
+	ports, err := i.Ports(m.Image)
+	if err != nil {
+		return guest, "", err
+	}
+	vm, err := h.FindMachine(ctx, s.Ref())
+	switch {
+	case errors.Is(err, orchestrator.ErrNotFound):
+		return guest, "", orchestrator.Errorf(s.Run.Step, orchestrator.Permanent, "VM %s is gone from pool %s", m.VM, m.Placement.Pool)
+	case err != nil:
+		return guest, "", err
+	case vm.Power != "running":
+		return guest, "", orchestrator.Errorf(s.Run.Step, orchestrator.Transient, "the guest is dead: VM %s is %s", vm.UUID, vm.Power)
+	}
+	address := m.Placement.Public
+	if s.Pool.Strategy == orchestrator.Routed {
+		address = reported(vm, m.Placement)
+	}
+	if !address.IsValid() {
+		return guest, "waiting for the guest agent to report the address", nil
+	}
+	return orchestrator.Guest{
+		Machine: m.ID, Pool: m.Placement.Pool, Image: m.Image, Address: netip.AddrPortFrom(address, ports[0]),
+		HostKey: m.HostKey, Own: m.Identity != "",
+	}, "", nil
+}
+
+// reported is the machine's address if the guest agent shows it on our VIF; another address there is an old lease.
+func reported(vm orchestrator.VM, p orchestrator.Placement) netip.Addr {
+	for _, vif := range vm.VIFs {
+		if vif.MAC != p.MAC {
+			continue
+		}
+		for _, a := range vif.Addresses {
+			if a == p.Private {
+				return a
+			}
+		}
+	}
+	return netip.Addr{}
+}

@@ -1,0 +1,77 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"slipway/orchestrator"
+	"slipway/orchestrator/uninstall"
+)
+
+type act = func(context.Context, *orchestrator.Step) (orchestrator.Outcome, error)
+
+// createMachine adopts what an earlier attempt has made, or clones the template; then it gives the clone the order's shape.
+func createMachine(h orchestrator.Hypervisor) act {
+	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+		pool := s.Machine.Placement.Pool
+		if task := s.Handle(uninstall.HandleClone); task != "" {
+			state, err := h.ObserveTask(ctx, pool, task)
+			switch {
+			case err != nil:
+				return orchestrator.Outcome{}, err
+			case state.State == orchestrator.TaskPending:
+				return orchestrator.WaitFor(orchestrator.WakeTask(pool, task), 0, "waiting for the clone")
+			case state.State != orchestrator.TaskGone:
+				if err := h.ForgetTask(ctx, pool, task); err != nil {
+					s.Log.Debug("task was not destroyed; the pool collects it", "error", err)
+				}
+			}
+			if err := s.Record(ctx, uninstall.HandleClone, ""); err != nil {
+				return orchestrator.Outcome{}, err
+			}
+			if state.State == orchestrator.TaskFailed {
+				return orchestrator.Outcome{}, state.Err
+			}
+		}
+		spec := machineSpec(s)
+		vm, err := h.FindMachine(ctx, s.Ref())
+		if errors.Is(err, orchestrator.ErrNotFound) {
+			return clone(ctx, h, s, spec)
+		}
+		if err != nil {
+			return orchestrator.Outcome{}, err
+		}
+		vm, err = h.ShapeMachine(ctx, spec, vm.UUID)
+		if err != nil {
+			return orchestrator.Outcome{}, err
+		}
+		s.Machine.Presence, s.Machine.VM, s.Machine.Disks = orchestrator.Present, vm.UUID, nil
+		for _, d := range vm.Disks {
+			s.Machine.Disks = append(s.Machine.Disks, d.UUID)
+		}
+		return orchestrator.Finished("VM %s with %d disks", vm.UUID, len(vm.Disks))
+	}
+}
+
+func clone(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step, spec orchestrator.MachineSpec) (orchestrator.Outcome, error) {
+	task, err := h.StartClone(ctx, spec)
+	if orchestrator.KindOf(err) == orchestrator.Exhausted {
+		return orchestrator.WaitFor("", time.Second, "waiting for another clone of the same template")
+	}
+	if err != nil {
+		return orchestrator.Outcome{}, err
+	}
+	if err := s.Record(ctx, uninstall.HandleClone, task); err != nil {
+		return orchestrator.Outcome{}, err
+	}
+	return orchestrator.WaitFor(orchestrator.WakeTask(spec.Pool, task), 0, "waiting for the clone")
+}
+
+func machineSpec(s *orchestrator.Step) orchestrator.MachineSpec {
+	m := s.Machine
+	return orchestrator.MachineSpec{
+		MachineRef: s.Ref(), Run: s.Run.ID, Attempt: s.Run.Attempt, Image: m.Image, Plan: m.Plan,
+		SR: m.Placement.SR, Host: m.Placement.Host, Network: s.Pool.Network, MAC: m.Placement.MAC, Address: m.Placement.Private, Hostname: m.Hostname,
+	}
+}

@@ -1,0 +1,51 @@
+// Package install makes a machine out of an order. The table is in New; each step has a file of its own.
+package install
+
+import (
+	"time"
+
+	"slipway/orchestrator"
+	"slipway/orchestrator/uninstall"
+)
+
+// Name of the process in stored runs.
+const Name = "install"
+
+// Ports are what the steps need of the world.
+type Ports struct {
+	Hypervisor orchestrator.Hypervisor
+	Desired    orchestrator.Desired
+	Installer  orchestrator.Installer
+	Prober     orchestrator.Prober
+	Vault      orchestrator.Vault
+}
+
+// New is the table.
+func New(p Ports) *orchestrator.Process {
+	type (
+		row    = orchestrator.Row
+		policy = orchestrator.Policy
+	)
+	return &orchestrator.Process{Name: Name, Cancelable: true, Rows: []orchestrator.Row{
+		row{From: "queued", Step: "place", To: "placed", Do: place, Undo: releasePlacement},
+		row{From: "placed", Step: "create_machine", To: "machine_created", Do: createMachine(p.Hypervisor),
+			Undo: uninstall.DestroyMachine(p.Hypervisor), Policy: policy{Timeout: 5 * time.Minute, Budget: 2 * time.Hour}},
+		// The pair stays the machine's until it is recorded absent: undoing the binding is releasePlacement's.
+		row{From: "machine_created", Step: "select_ips", To: "ips_selected", Do: selectIPs},
+		row{From: "ips_selected", Step: "sync_dhcp", To: "dhcp_synchronized", When: servedByUs, Reserve: reserveDHCP,
+			Do: awaitGroup(p.Desired, dhcpGroup), Undo: uninstall.ForgetDHCP(p.Desired)},
+		row{From: "dhcp_synchronized", Step: "configure_nat", To: "nat_configured", Reserve: reserveInstallerRules(p.Installer),
+			Do: awaitGroup(p.Desired, firewallGroup), Undo: uninstall.DropRules(p.Desired)},
+		row{From: "nat_configured", Step: "provision_console", To: "console_provisioned", Reserve: reserveConsole,
+			Do: awaitGroup(p.Desired, consoleGroup), Undo: uninstall.CloseConsole(p.Desired)},
+		row{From: "console_provisioned", Step: "start_machine", To: "started", Do: startMachine(p.Hypervisor),
+			Undo: uninstall.StopMachine(p.Hypervisor), Policy: policy{Timeout: 2 * time.Minute}},
+		row{From: "started", Step: "await_guest", To: "guest_reachable", Do: awaitGuest(p.Hypervisor, p.Installer),
+			Policy: policy{Timeout: 30 * time.Second}},
+		row{From: "guest_reachable", Step: "post_install", To: "post_installed", Do: postInstall(p.Hypervisor, p.Installer, p.Vault),
+			Policy: policy{Timeout: 2 * time.Minute, Budget: 2 * time.Hour, Attempts: 3}},
+		row{From: "post_installed", Step: "open_firewall", To: "rules_opened", Reserve: reserveCustomerRules,
+			Do: awaitGroup(p.Desired, firewallGroup), Undo: uninstall.DropRules(p.Desired)},
+		row{From: "rules_opened", Step: "verify", To: "production_ready", Do: verify(p.Hypervisor, p.Prober)},
+	}}
+}

@@ -1,0 +1,113 @@
+package install
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"slipway/orchestrator"
+)
+
+const (
+	handleJob    = "job"        // the detached job's id in the guest
+	handleOffset = "job_offset" // how much of its log was read
+)
+
+// postInstall runs the image's catalogue entry in the guest as a detached job, once by its id, and reads the finished guest's identity.
+func postInstall(h orchestrator.Hypervisor, i orchestrator.Installer, v orchestrator.Vault) act {
+	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+		guest, why, err := reach(ctx, h, i, s)
+		if err != nil {
+			return orchestrator.Outcome{}, err
+		}
+		if why != "" {
+			return orchestrator.WaitFor("", 2*time.Second, "%s", why)
+		}
+		id := s.Handle(handleJob)
+		if id == "" {
+			id = fmt.Sprintf("%s-%d", s.Run.ID, s.Run.Attempt)
+			if err := s.Record(ctx, handleJob, id); err != nil {
+				return orchestrator.Outcome{}, err
+			}
+			return startJob(ctx, i, v, s, guest, id)
+		}
+		offset, _ := strconv.ParseInt(s.Handle(handleOffset), 10, 64) // absent is the beginning
+		status, err := i.ObserveJob(ctx, guest, id, offset)
+		if err != nil {
+			return orchestrator.Outcome{}, err
+		}
+		switch {
+		case status.State == orchestrator.JobUnknown:
+			return startJob(ctx, i, v, s, guest, id)
+		case status.State == orchestrator.JobRunning:
+			s.Run.Handles[handleOffset] = strconv.FormatInt(status.Offset, 10) // rides in the wait's commit
+			return orchestrator.WaitFor("", time.Second, "post-install is at %s", orDash(status.Stage))
+		case status.State == orchestrator.JobLost:
+			forgetJob(s)
+			return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Transient, "job %s ended without an exit code, at %s: the guest may have restarted", id, orDash(status.Stage))
+		case status.Exit != 0:
+			forgetJob(s)
+			return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Transient, "job %s ended with %d at %s: %s", id, status.Exit, orDash(status.Stage), lastLines(status.Log))
+		}
+		return inspect(ctx, i, s, guest)
+	}
+}
+
+func startJob(ctx context.Context, i orchestrator.Installer, v orchestrator.Vault, s *orchestrator.Step, guest orchestrator.Guest, id string) (orchestrator.Outcome, error) {
+	key, err := v.Open(s.Machine.ID, orchestrator.SealedHostKey, s.Machine.HostKeySecret)
+	if err != nil {
+		return orchestrator.Outcome{}, err
+	}
+	err = i.EnsureJob(ctx, guest, orchestrator.Job{ID: id, Hostname: s.Machine.Hostname, SSHKeys: s.Machine.SSHKeys, HostKeySecret: key})
+	if err != nil {
+		return orchestrator.Outcome{}, err
+	}
+	return orchestrator.WaitFor("", time.Second, "post-install has been started")
+}
+
+// inspect runs the entry's checks; a guest that fails one is not handed over.
+func inspect(ctx context.Context, i orchestrator.Installer, s *orchestrator.Step, guest orchestrator.Guest) (orchestrator.Outcome, error) {
+	guest.Own = true
+	found, err := i.Inspect(ctx, guest)
+	if err != nil {
+		return orchestrator.Outcome{}, err
+	}
+	var bad []string
+	for name, result := range found.Checks {
+		if result != "ok" {
+			bad = append(bad, name+": "+result)
+		}
+	}
+	if len(bad) > 0 {
+		sort.Strings(bad)
+		return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Permanent, "the finished guest fails its checks: %s", strings.Join(bad, "; "))
+	}
+	if found.Identity == "" {
+		return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Permanent, "the finished guest has no machine-id")
+	}
+	s.Machine.Identity = found.Identity
+	return orchestrator.Finished("%d checks passed, machine-id %s", len(found.Checks), found.Identity)
+}
+
+func forgetJob(s *orchestrator.Step) {
+	delete(s.Run.Handles, handleJob)
+	delete(s.Run.Handles, handleOffset)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// lastLines is the end of a log, for the journal.
+func lastLines(log []byte) string {
+	if len(log) > 400 {
+		log = log[len(log)-400:]
+	}
+	return strings.Join(strings.Fields(strings.ToValidUTF8(string(log), "?")), " ")
+}

@@ -1,0 +1,59 @@
+package install
+
+import (
+	"context"
+	"errors"
+
+	"slipway/orchestrator"
+)
+
+const handleStart = "start"
+
+// startMachine boots the VM on the host that place chose, or, when that one is full after all, on any that has room.
+func startMachine(h orchestrator.Hypervisor) act {
+	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+		pool := s.Machine.Placement.Pool
+		if task := s.Handle(handleStart); task != "" {
+			state, err := h.ObserveTask(ctx, pool, task)
+			switch {
+			case err != nil:
+				return orchestrator.Outcome{}, err
+			case state.State == orchestrator.TaskPending:
+				return orchestrator.WaitFor(orchestrator.WakeTask(pool, task), 0, "waiting for the start")
+			case state.State != orchestrator.TaskGone:
+				if err := h.ForgetTask(ctx, pool, task); err != nil {
+					s.Log.Debug("task was not destroyed; the pool collects it", "error", err)
+				}
+			}
+			if err := s.Record(ctx, handleStart, ""); err != nil {
+				return orchestrator.Outcome{}, err
+			}
+			if state.State == orchestrator.TaskFailed {
+				return orchestrator.Outcome{}, state.Err
+			}
+		}
+		vm, err := h.FindMachine(ctx, s.Ref())
+		switch {
+		case errors.Is(err, orchestrator.ErrNotFound):
+			return orchestrator.Outcome{}, orchestrator.Errorf("start_machine", orchestrator.Permanent, "VM %s is gone from pool %s", s.Machine.VM, pool)
+		case err != nil:
+			return orchestrator.Outcome{}, err
+		case vm.Power == "running":
+			return orchestrator.Finished("VM %s runs on host %s", vm.UUID, vm.Host)
+		}
+		task, err := h.StartMachine(ctx, s.Ref(), s.Machine.Placement.Host)
+		if orchestrator.KindOf(err) == orchestrator.Exhausted {
+			s.Log.Info("the host that was chosen is full, any other will do", "host", s.Machine.Placement.Host, "error", err)
+			task, err = h.StartMachine(ctx, s.Ref(), "")
+		}
+		if err != nil {
+			return orchestrator.Outcome{}, err
+		}
+		if task != "" {
+			if err := s.Record(ctx, handleStart, task); err != nil {
+				return orchestrator.Outcome{}, err
+			}
+		}
+		return orchestrator.WaitFor(orchestrator.WakeTask(pool, task), 0, "waiting for the start")
+	}
+}

@@ -1,0 +1,30 @@
+// Package uninstall takes a machine away. Each step starts from what it finds, so that it removes a finished machine, half of one, or
+// nothing at all; the install table uses the same functions to undo its rows.
+package uninstall
+
+import (
+	"time"
+
+	"slipway/orchestrator"
+)
+
+// Name of the process in stored runs.
+const Name = "uninstall"
+
+// Ports are what the steps need of the world.
+type Ports struct {
+	Hypervisor orchestrator.Hypervisor
+	Desired    orchestrator.Desired
+}
+
+// New is the table. It only goes forward: what is taken away is not brought back.
+func New(p Ports) *orchestrator.Process {
+	return &orchestrator.Process{Name: Name, Rows: []orchestrator.Row{
+		{From: "uninstall_requested", Step: "close_console", To: "console_closed", Do: CloseConsole(p.Desired)},
+		{From: "console_closed", Step: "stop_machine", To: "stopped", Do: StopMachine(p.Hypervisor), Policy: orchestrator.Policy{Timeout: 2 * time.Minute}},
+		{From: "stopped", Step: "drop_rules", To: "rules_dropped", Do: DropRules(p.Desired)},
+		{From: "rules_dropped", Step: "forget_dhcp", To: "dhcp_forgotten", Do: ForgetDHCP(p.Desired)},
+		{From: "dhcp_forgotten", Step: "destroy_machine", To: "machine_destroyed", Do: DestroyMachine(p.Hypervisor), Policy: orchestrator.Policy{Timeout: 5 * time.Minute}},
+		{From: "machine_destroyed", Step: "release_addresses", To: "removed", Do: ReleaseAddresses},
+	}}
+}

@@ -1,0 +1,121 @@
+package orchestrator
+
+import (
+	"context"
+	"fmt"
+)
+
+// unwind takes a canceled run back: first the row that was being walked, whatever part of its effect exists, then one row after the other
+// towards the start. When another process takes over, only that first row is undone, so that no task of ours is still under way; the
+// successor finds by itself what else there is.
+func (t *tick) unwind(ctx context.Context) (bool, error) {
+	run := &t.held.Run
+	if !run.Undoing {
+		return t.turn(ctx)
+	}
+	row, ok := t.rowNamed(run.Step)
+	if !ok {
+		return t.park(ctx, t.now, t.held, Permanent, fmt.Sprintf("step %s, which is to be undone, is no longer in the table of %s", run.Step, t.process.Name))
+	}
+	t.row = row
+	if again, err := t.begin(ctx); !again || err != nil {
+		return again, err
+	}
+	s := t.step()
+	skip := row.Undo == nil
+	if row.When != nil && !skip {
+		applies, _ := row.When(s)
+		skip = !applies
+	}
+	if skip {
+		return t.back(ctx, s, Outcome{Summary: "nothing to undo"})
+	}
+	outcome, err := t.call(ctx, row.Undo, s)
+	switch {
+	case err != nil:
+		return t.fail(ctx, s, err)
+	case outcome.Wait != nil:
+		return t.wait(ctx, s, outcome)
+	default:
+		return t.back(ctx, s, outcome)
+	}
+}
+
+// turn ends the attempt that was open and starts the way back.
+func (t *tick) turn(ctx context.Context) (bool, error) {
+	row, ok := t.process.RowFrom(t.held.Run.State)
+	if !ok {
+		return t.park(ctx, t.now, t.held, Permanent, fmt.Sprintf("state %s is no longer in the table of %s", t.held.Run.State, t.process.Name))
+	}
+	t.row = row
+	c := t.newCommit()
+	if t.held.Open != nil {
+		c.Ended = t.end(OutcomeCanceled, Canceled, t.held.Run.Cancel, nil)
+	}
+	c.Run.Undoing, c.Run.Status, c.Run.Failures, c.Run.Conflicts, c.Run.Attempt, c.Run.StepSince = true, StatusCanceling, 0, 0, c.Run.Attempt+1, t.now
+	t.open(&c, t.held.Machine)
+	return t.save(ctx, c)
+}
+
+// back commits an undone row and opens the undo of the one before it.
+func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error) {
+	run := t.held.Run
+	if run.Successor != "" {
+		return t.handOver(ctx, s, outcome)
+	}
+	state := run.State
+	if state == t.row.To {
+		var err error
+		if state, err = fire(ctx, t.process, state, undoEvent(t.row)); err != nil {
+			return t.fail(ctx, s, E("engine", Permanent, err))
+		}
+	}
+	c := t.newCommit()
+	c.Changes = outcome.Changes
+	c.Ended = t.end(OutcomeUndone, "", outcome.Summary, outcome.Detail)
+	machine := *s.Machine
+	machine.State = string(state)
+	c.Machine = &machine
+	c.Run.State, c.Run.Handles, c.Run.Failures, c.Run.Conflicts = state, nil, 0, 0
+	c.Run.Status = StatusCanceling
+	before, ok := t.process.RowTo(state)
+	if !ok {
+		machine.State = string(StatusCanceled)
+		c.Run.Status, c.Run.Step, c.Run.RowHash, c.Release = StatusCanceled, "", "", true
+		c.Events = append(c.Events, t.event(EventCanceled, &c.Run, &machine, EventData{Message: run.Cancel}))
+		return t.settle(ctx, s, c)
+	}
+	c.Run.Step, c.Run.RowHash, c.Run.Attempt, c.Run.StepSince = before.Step, t.process.Hash(before), 1, t.now
+	ahead := &tick{Engine: t.Engine, process: t.process, row: before, now: t.now, held: &Claim{Run: c.Run, Machine: machine}}
+	ahead.open(&c, machine)
+	return t.settle(ctx, s, c)
+}
+
+// handOver ends the run in favour of the process that asked for it, in one commit.
+func (t *tick) handOver(ctx context.Context, s *Step, outcome Outcome) (bool, error) {
+	run := t.held.Run
+	successor, ok := t.processes[run.Successor]
+	if !ok {
+		return t.park(ctx, t.now, t.held, Permanent, fmt.Sprintf("process %q, which is to take over, is unknown to this version", run.Successor))
+	}
+	c := t.newCommit()
+	c.Changes = outcome.Changes
+	c.Ended = t.end(OutcomeUndone, "", outcome.Summary, outcome.Detail)
+	c.Run.Status, c.Run.Reason, c.Release = StatusCanceled, run.Cancel, true
+	next := successor.NewRun(run.SuccessorID, run.Machine, Order{}, t.now)
+	c.Next = &next // the store fills in its order
+	machine := *s.Machine
+	machine.State = string(next.State)
+	c.Machine = &machine
+	c.Events = append(c.Events, t.event(EventCanceled, &c.Run, &machine, EventData{Message: run.Cancel}))
+	return t.settle(ctx, s, c)
+}
+
+func (t *tick) rowNamed(step string) (Row, bool) {
+	for _, row := range t.process.Rows {
+		if row.Step == step {
+			return row, true
+		}
+	}
+	return Row{}, false
+}
