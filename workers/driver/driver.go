@@ -1,0 +1,226 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"slipway/orchestrator"
+)
+
+// Config is what a Driver needs.
+type Config struct {
+	Claims orchestrator.Claims
+	Engine *orchestrator.Engine
+	Holder string // unique among the workers of one store
+	Log    *slog.Logger
+
+	Slots int              // runs driven at once; default 64
+	Lease time.Duration    // default 60 s; a worker that cannot renew stops acting after half of it
+	Poll  time.Duration    // how often due runs are looked for when nothing nudges; default 500 ms
+	Now   func() time.Time // default time.Now; stamps the journal, leases go by the database's clock
+}
+
+// Driver drives the runs that it has claimed.
+type Driver struct {
+	Config
+	nudge chan struct{}
+
+	mu   sync.Mutex
+	held map[string]*hold
+	wg   sync.WaitGroup
+}
+
+// hold is a run in hand.
+type hold struct {
+	fence   int64
+	cancel  context.CancelCauseFunc
+	renewed time.Time // when the lease was last known to be ours
+}
+
+// New makes a Driver.
+func New(c Config) *Driver {
+	if c.Slots == 0 {
+		c.Slots = 64
+	}
+	if c.Lease == 0 {
+		c.Lease = 60 * time.Second
+	}
+	if c.Poll == 0 {
+		c.Poll = 500 * time.Millisecond
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Driver{Config: c, nudge: make(chan struct{}, 1), held: map[string]*hold{}}
+}
+
+// Nudge makes the driver look for due runs now: an order came in, a generation was applied, a task ended.
+func (d *Driver) Nudge() {
+	select {
+	case d.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// Held is how many runs are in hand now.
+func (d *Driver) Held() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.held)
+}
+
+// Run claims and drives until stop ends; then it takes nothing new and waits until what is in hand has been put down. When ctx ends,
+// the runs in hand are interrupted and their leases given back.
+func (d *Driver) Run(ctx context.Context, stop <-chan struct{}) {
+	renewing, endRenewing := context.WithCancel(context.WithoutCancel(ctx))
+	var renewer sync.WaitGroup
+	renewer.Go(func() { d.renew(renewing) })
+	defer renewer.Wait()
+	defer endRenewing()
+	defer d.wg.Wait()
+
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-stop:
+			return
+		case <-d.nudge:
+		case <-timer.C:
+		}
+		full := d.claim(ctx)
+		timer.Stop()
+		if full {
+			timer.Reset(time.Millisecond) // there may be more than one claim took
+			continue
+		}
+		timer.Reset(d.Poll)
+	}
+}
+
+// claim fills the free slots; true means that it took all it asked for and slots are left.
+func (d *Driver) claim(ctx context.Context) bool {
+	free := d.Slots - d.Held()
+	if free <= 0 {
+		return false
+	}
+	ask := min(free, 32)
+	ctxClaim, cancel := context.WithTimeout(ctx, d.Lease/4)
+	defer cancel()
+	asked := time.Now() // the lease runs from some moment after this one
+	claims, err := d.Claims.Claim(ctxClaim, d.Holder, ask, d.Lease)
+	if err != nil {
+		if ctx.Err() == nil {
+			d.Log.Warn("claim", "error", err)
+		}
+		return false
+	}
+	for _, claim := range claims {
+		d.wg.Go(func() { d.drive(ctx, claim, asked) })
+	}
+	return len(claims) == ask && free > ask
+}
+
+// drive ticks one run until it is put down.
+func (d *Driver) drive(ctx context.Context, claim orchestrator.Claim, since time.Time) {
+	runCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	id, fence := claim.Run.ID, claim.Run.Fence
+	d.mu.Lock()
+	d.held[id] = &hold{fence: fence, cancel: cancel, renewed: since}
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		delete(d.held, id)
+		d.mu.Unlock()
+		d.Nudge() // a slot is free
+	}()
+
+	for {
+		more, err := d.Engine.Tick(runCtx, d.Now(), &claim)
+		switch {
+		case err != nil:
+			d.letGo(ctx, id, fence, err)
+			return
+		case !more:
+			return
+		}
+		if runCtx.Err() != nil {
+			d.letGo(ctx, id, fence, context.Cause(runCtx))
+			return
+		}
+	}
+}
+
+// letGo gives the lease back after an interruption, so that the next worker need not wait until it runs out. What was under way is found
+// by the next attempt's observation.
+func (d *Driver) letGo(ctx context.Context, id string, fence int64, why error) {
+	if !errors.Is(why, context.Canceled) {
+		d.Log.Warn("run put down", "run", id, "error", why)
+	}
+	if errors.Is(why, orchestrator.ErrFenced) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := d.Claims.ReleaseRuns(ctx, d.Holder, map[string]int64{id: fence}); err != nil {
+		d.Log.Warn("lease not given back, it runs out by itself", "run", id, "error", err)
+	}
+}
+
+// renew keeps the leases of the runs in hand alive, and interrupts those that are lost or that could not be renewed for half a lease.
+func (d *Driver) renew(ctx context.Context) {
+	ticker := time.NewTicker(d.Lease / 6)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		runs := map[string]int64{}
+		d.mu.Lock()
+		for id, h := range d.held {
+			runs[id] = h.fence
+		}
+		d.mu.Unlock()
+		if len(runs) == 0 {
+			continue
+		}
+		asked := time.Now()
+		callCtx, cancel := context.WithTimeout(ctx, d.Lease/6)
+		lost, err := d.Claims.Renew(callCtx, d.Holder, maps.Clone(runs), d.Lease)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			d.Log.Warn("renew leases", "error", err)
+		}
+		d.afterRenewal(runs, lost, err, asked)
+	}
+}
+
+var errLeaseOld = errors.New("the lease could not be renewed for half its length")
+
+func (d *Driver) afterRenewal(asked map[string]int64, lost []string, err error, at time.Time) {
+	gone := map[string]bool{}
+	for _, id := range lost {
+		gone[id] = true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, h := range d.held {
+		switch {
+		case err == nil && gone[id] && asked[id] == h.fence:
+			h.cancel(orchestrator.ErrFenced)
+		case err == nil && asked[id] == h.fence:
+			h.renewed = at
+		case time.Since(h.renewed) > d.Lease/2:
+			h.cancel(errLeaseOld)
+		}
+	}
+}
