@@ -84,14 +84,14 @@ func kindOfCode(code string) (orchestrator.Kind, bool) {
 	switch code {
 	case codeSessionInvalid, codeHostIsSlave, // still so after the client's own renewal and redirects
 		"SESSION_AUTHENTICATION_FAILED", // PAM away or a password just rotated: every run would park for nothing
-		"HOST_STILL_BOOTING", "HOST_OFFLINE", "HOST_NOT_LIVE", "CANNOT_CONTACT_HOST",
+		"HOST_STILL_BOOTING", "CANNOT_CONTACT_HOST",
 		"TOO_MANY_PENDING_TASKS", "OTHER_OPERATION_IN_PROGRESS",
 		codeVDIInUse, "SR_HAS_NO_PBDS",
 		"VM_FAILED_SHUTDOWN_ACKNOWLEDGMENT", "VM_SHUTDOWN_TIMEOUT",
 		"TASK_CANCELLED": // by somebody on the pool: this package never cancels a task
 		return orchestrator.Transient, true
 
-	case codeNotEnoughMemory, "HOST_NOT_ENOUGH_PCPUS", codeNoHostsAvailable, "HOST_DISABLED",
+	case codeNotEnoughMemory, "HOST_NOT_ENOUGH_PCPUS", codeNoHostsAvailable, "HOST_DISABLED", "HOST_OFFLINE", "HOST_NOT_LIVE",
 		"VM_REQUIRES_SR", "VM_REQUIRES_NETWORK", "HOST_CANNOT_ATTACH_NETWORK",
 		"SR_FULL", "SR_BACKEND_FAILURE_44": // SR_FULL is declared; 44 is what a full storage really answers
 		return orchestrator.Exhausted, true

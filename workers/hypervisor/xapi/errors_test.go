@@ -24,6 +24,7 @@ func TestKindOfCodes(t *testing.T) {
 		"HOST_NOT_ENOUGH_FREE_MEMORY":        orchestrator.Exhausted,
 		"HOST_NOT_ENOUGH_PCPUS":              orchestrator.Exhausted,
 		"NO_HOSTS_AVAILABLE":                 orchestrator.Exhausted,
+		"HOST_OFFLINE":                       orchestrator.Exhausted,
 		"HOST_DISABLED":                      orchestrator.Exhausted,
 		"VM_REQUIRES_SR":                     orchestrator.Exhausted,
 		"HANDLE_INVALID":                     orchestrator.Conflict,

@@ -26,9 +26,10 @@ const (
 
 // TaskState is one reading of a task.
 type TaskState struct {
-	Status TaskStatus
-	Result Ref   // of a success: the object that the call made, or ""
-	Err    error // of a failure or cancel, with kind; of a task that is gone, Unknown
+	Status   TaskStatus
+	Result   Ref     // of a success: the object that the call made, or ""
+	Progress float64 // 0..1
+	Err      error   // of a failure or cancel, with kind; of a task that is gone, Unknown
 }
 
 // StartTask makes the call as an asynchronous task ("VM.clone" becomes Async.VM.clone) and gives the task's reference. xapi has no
@@ -50,6 +51,7 @@ type taskRecord struct {
 	Status    string   `json:"status"`
 	Result    string   `json:"result"`
 	ErrorInfo []string `json:"error_info"`
+	Progress  float64  `json:"progress"`
 }
 
 // ObserveTask reads a task. The error is about the reading; how the task itself failed is in the state.
@@ -69,7 +71,7 @@ func (c *Client) taskState(r taskRecord) (TaskState, error) {
 	method := strings.TrimPrefix(printable(r.NameLabel), "Async.")
 	switch status := taskStatus(r.Status); status {
 	case TaskPending:
-		return TaskState{Status: status}, nil
+		return TaskState{Status: status, Progress: r.Progress}, nil
 	case TaskSuccess:
 		ref, err := taskResult(r.Result)
 		if err != nil {
