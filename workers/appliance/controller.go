@@ -1,0 +1,517 @@
+// Package appliance keeps groups of appliances at their desired state. Steps only change entries in the store; a Controller notices that
+// a group's generation has risen, renders the whole state once for everybody who waits, and has the agent on each member apply it.
+package appliance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"slipway/orchestrator"
+	"slipway/workers/appliance/apply"
+)
+
+// Carrier brings a request to a member's agent and its answer back. An error means that no answer came.
+type Carrier interface {
+	Apply(ctx context.Context, r apply.Request) (apply.Answer, error)
+}
+
+// Text is one machine's entry as it is to be rendered.
+type Text struct {
+	Machine string
+	Body    json.RawMessage
+}
+
+// Rendering is a group's whole state as files.
+type Rendering struct {
+	Files []apply.File
+	// Owner names the machine that a line of a file is about, "" when it is about none.
+	Owner func(file string, line int) string
+}
+
+// Renderer turns entries into files. Entries that it refuses by itself (a duplicate, an address outside every subnet) come back in bad
+// with the reason, and nothing is rendered; an error is a fault of the configuration or the template and blames no machine.
+type Renderer func(texts []Text) (r Rendering, bad map[string]string, err error)
+
+// Member is one appliance of a group.
+type Member struct {
+	Name    string
+	Carrier Carrier
+}
+
+// Group is what a Controller knows about a group from the configuration.
+type Group struct {
+	ID      string
+	Unit    orchestrator.Unit
+	Members []Member
+	Render  Renderer
+	// Addresses of an entry, whose connections are cut when it goes or changes; nil for units that cut nothing.
+	Addresses func(body json.RawMessage) []netip.Addr
+}
+
+// Store is what a Controller needs of it.
+type Store interface {
+	orchestrator.Appliances
+	AcquireLease(ctx context.Context, name, holder string, length time.Duration) (orchestrator.Lease, bool, error)
+}
+
+// Config is what a Controller needs.
+type Config struct {
+	Store  Store
+	Groups []Group
+	Holder string
+	Log    *slog.Logger
+	Woken  func() // called after a generation was confirmed: runs are due
+
+	Gather   time.Duration // how long the first change waits for company; default 150 ms
+	Interval time.Duration // at least this long between two applies of a busy group; default 1.5 s
+	Poll     time.Duration // how often generations are looked at; default 300 ms
+	Refresh  time.Duration // how often an unchanged state is read back on the members; default 5 min
+	Timeout  time.Duration // of one apply on one member; default 60 s
+}
+
+// Controller applies. Several may run on one store: a group's lease decides who applies, and its fence keeps the others out.
+type Controller struct {
+	Config
+	nudges map[string]chan struct{}
+}
+
+// New makes a Controller.
+func New(c Config) *Controller {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&c.Gather, 150*time.Millisecond)
+	def(&c.Interval, 1500*time.Millisecond)
+	def(&c.Poll, 300*time.Millisecond)
+	def(&c.Refresh, 5*time.Minute)
+	def(&c.Timeout, time.Minute)
+	if c.Woken == nil {
+		c.Woken = func() {}
+	}
+	ctl := &Controller{Config: c, nudges: map[string]chan struct{}{}}
+	for _, g := range c.Groups {
+		ctl.nudges[g.ID] = make(chan struct{}, 1)
+	}
+	return ctl
+}
+
+// Run applies until the context ends.
+func (c *Controller) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, g := range c.Groups {
+		l := &loop{Controller: c, group: g, retry: map[string]backoff{}}
+		wg.Go(func() { l.run(ctx) })
+	}
+	ticker := time.NewTicker(c.Poll)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		c.look(ctx)
+	}
+}
+
+// look wakes the groups that have something to do.
+func (c *Controller) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	groups, err := c.Store.Groups(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			c.Log.Warn("look at groups", "error", err)
+		}
+		return
+	}
+	for _, g := range groups {
+		if nudge, ok := c.nudges[g.ID]; ok && g.Generation > g.Applied {
+			select {
+			case nudge <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// loop is one group's goroutine.
+type loop struct {
+	*Controller
+	group Group
+	last  time.Time // start of the last apply
+	retry map[string]backoff
+}
+
+type backoff struct {
+	failures int
+	until    time.Time
+}
+
+func (l *loop) run(ctx context.Context) {
+	catchUp := time.NewTicker(2 * time.Second)
+	defer catchUp.Stop()
+	refreshed := time.Now()
+	for {
+		busy := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.nudges[l.group.ID]:
+			busy = true
+		case <-catchUp.C:
+		}
+		if busy && !sleep(ctx, max(l.Gather, l.Interval-time.Since(l.last))) {
+			return
+		}
+		refresh := time.Since(refreshed) > l.Refresh
+		if refresh {
+			refreshed = time.Now()
+		}
+		if err := l.once(ctx, refresh); err != nil && ctx.Err() == nil {
+			l.Log.Warn("apply", "group", l.group.ID, "error", err)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// maxCulprits bounds how many entries are taken out of one generation before the group is left for the next round.
+const maxCulprits = 32
+
+// once brings the group's members to its newest generation, if any of them is behind.
+func (l *loop) once(ctx context.Context, refresh bool) error {
+	group, entries, err := l.Store.Entries(ctx, l.group.ID)
+	if err != nil {
+		return err
+	}
+	members, err := l.members(ctx)
+	if err != nil {
+		return err
+	}
+	due := l.due(group, members, refresh)
+	if len(due) == 0 {
+		return nil
+	}
+	length := l.Timeout*time.Duration(len(due)+1) + 30*time.Second
+	lease, ours, err := l.Store.AcquireLease(ctx, "group:"+group.ID, l.Holder, length)
+	if err != nil || !ours {
+		return err
+	}
+	l.last = time.Now()
+	// What was read before the lease was ours may be old.
+	if group, entries, err = l.Store.Entries(ctx, l.group.ID); err != nil {
+		return err
+	}
+	approved, err := l.Store.ShrinkApproved(ctx, group.ID)
+	if err != nil {
+		return err
+	}
+	r := &round{loop: l, fence: lease.Fence, group: group, entries: entries, bad: map[string]string{}, approved: approved >= group.Generation && approved > 0}
+	return r.apply(ctx, due, members)
+}
+
+// members joins the configured members with what the store knows of them.
+func (l *loop) members(ctx context.Context) (map[string]orchestrator.Member, error) {
+	known, err := l.Store.Members(ctx, l.group.ID)
+	if err != nil {
+		return nil, err
+	}
+	members := map[string]orchestrator.Member{}
+	for _, m := range l.group.Members {
+		members[m.Name] = orchestrator.Member{Group: l.group.ID, Name: m.Name}
+	}
+	for _, m := range known {
+		if _, ok := members[m.Name]; ok {
+			members[m.Name] = m
+		}
+	}
+	return members, nil
+}
+
+// due are the members that are behind, the dirty ones first: one that was away must catch up before it counts.
+func (l *loop) due(group orchestrator.Group, members map[string]orchestrator.Member, refresh bool) []Member {
+	var due []Member
+	for _, m := range l.group.Members {
+		known := members[m.Name]
+		behind := known.Applied < group.Generation || known.Dirty || refresh
+		if behind && known.Halted == "" && time.Now().After(l.retry[m.Name].until) {
+			due = append(due, m)
+		}
+	}
+	slices.SortStableFunc(due, func(a, b Member) int {
+		return boolInt(members[b.Name].Dirty) - boolInt(members[a.Name].Dirty)
+	})
+	return due
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// round is one generation of one group on its way to the members.
+type round struct {
+	*loop
+	fence    int64
+	group    orchestrator.Group
+	entries  []orchestrator.Entry
+	bad      map[string]string // entries that this round found to break the file
+	approved bool
+}
+
+func (r *round) apply(ctx context.Context, due []Member, members map[string]orchestrator.Member) error {
+	rendering, err := r.render()
+	if err != nil {
+		return r.blame(ctx, due, members, err)
+	}
+	for i := 0; i < len(due); i++ {
+		m := due[i]
+		answer, err := r.send(ctx, m, rendering, false)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil && answer.Code == apply.Culprit && len(r.bad) < maxCulprits {
+			found, findErr := r.culprit(ctx, m, rendering, answer)
+			if findErr == nil && found != "" {
+				r.bad[found] = answer.Message
+				r.Log.Warn("an entry breaks the file and is taken out", "group", r.group.ID, "machine", found, "tool", answer.Message)
+				if rendering, err = r.render(); err != nil {
+					return r.blame(ctx, due, members, err)
+				}
+				i-- // the same member again, without it
+				continue
+			}
+			err = findErr
+		}
+		if err == nil && answer.Code == apply.Stale {
+			return fmt.Errorf("member %s has seen a newer fence than %d: another worker applies", m.Name, r.fence)
+		}
+		known := r.learn(members[m.Name], answer, err)
+		members[m.Name] = known
+		if err := r.Store.PutMember(ctx, known); err != nil {
+			return err
+		}
+	}
+	return r.confirm(ctx, members)
+}
+
+// confirm tells the store once enough members carry the generation.
+func (r *round) confirm(ctx context.Context, members map[string]orchestrator.Member) error {
+	carried := 0
+	for _, m := range members {
+		if m.Applied >= r.group.Generation && !m.Dirty {
+			carried++
+		}
+	}
+	if carried < max(1, r.group.MinApplied) {
+		return nil
+	}
+	if r.group.Applied >= r.group.Generation && len(r.bad) == 0 {
+		return nil
+	}
+	if err := r.Store.Confirm(ctx, r.group.ID, r.fence, r.group.Generation, r.bad); err != nil {
+		return err
+	}
+	r.Log.Info("generation applied", "group", r.group.ID, "generation", r.group.Generation, "entries", len(r.texts()), "members", carried)
+	r.Woken()
+	return nil
+}
+
+// texts are the entries to render: each one's newest text, or, when that is bad, the one that was live before.
+func (r *round) texts() []Text {
+	var texts []Text
+	for _, e := range r.entries {
+		if e.Removed || e.Owner == orchestrator.OwnerForeign {
+			continue
+		}
+		body := e.Body
+		if e.Bad != "" || r.bad[e.Machine] != "" {
+			body = e.Live
+		}
+		if body != nil {
+			texts = append(texts, Text{Machine: e.Machine, Body: body})
+		}
+	}
+	return texts
+}
+
+// render takes out the entries that the renderer refuses by itself, and renders the rest.
+func (r *round) render() (Rendering, error) {
+	for {
+		rendering, bad, err := r.loop.group.Render(r.texts())
+		if err != nil || len(bad) == 0 {
+			return rendering, err
+		}
+		before := len(r.bad)
+		for machine, why := range bad {
+			if r.isNew(machine) {
+				r.bad[machine] = why
+			}
+		}
+		if len(r.bad) == before {
+			return Rendering{}, fmt.Errorf("entries that are live are refused: %v", slices.Sorted(maps.Values(bad)))
+		}
+	}
+}
+
+// isNew reports whether taking the entry's newest text out changes anything.
+func (r *round) isNew(machine string) bool {
+	for _, e := range r.entries {
+		if e.Machine == machine {
+			return e.Bad == "" && r.bad[machine] == "" && string(e.Body) != string(e.Live)
+		}
+	}
+	return false
+}
+
+func (r *round) send(ctx context.Context, m Member, rendering Rendering, checkOnly bool) (apply.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+	defer cancel()
+	return m.Carrier.Apply(ctx, apply.Request{
+		Unit: string(r.loop.group.Unit), Fence: r.fence, Generation: r.group.Generation, SHA256: apply.Sum(rendering.Files), Files: rendering.Files,
+		Rows: len(r.texts()), ShrinkApproved: r.approved, CheckOnly: checkOnly, Cut: r.cut(),
+	})
+}
+
+// cut lists the addresses whose rules go or change with this generation.
+func (r *round) cut() []netip.Addr {
+	if r.loop.group.Addresses == nil {
+		return nil
+	}
+	var addrs []netip.Addr
+	for _, e := range r.entries {
+		if e.Owner == orchestrator.OwnerForeign || e.Generation <= r.group.Applied {
+			continue
+		}
+		for _, body := range []json.RawMessage{e.Live, e.Body} {
+			if len(body) == 0 || string(e.Live) == string(e.Body) && !e.Removed {
+				continue
+			}
+			for _, a := range r.loop.group.Addresses(body) {
+				if !slices.Contains(addrs, a) {
+					addrs = append(addrs, a)
+				}
+			}
+		}
+	}
+	return addrs
+}
+
+var errNoCulprit = errors.New("the tool refuses the file and no new entry is to blame")
+
+// culprit finds the new entry that breaks the file: by the tool's line, else by halving the new entries with check-only applies.
+func (r *round) culprit(ctx context.Context, m Member, rendering Rendering, answer apply.Answer) (string, error) {
+	if answer.Line > 0 && rendering.Owner != nil {
+		if machine := rendering.Owner(answer.File, answer.Line); machine != "" && r.isNew(machine) {
+			return machine, nil
+		}
+	}
+	var suspects []string
+	for _, e := range r.entries {
+		if !e.Removed && r.isNew(e.Machine) {
+			suspects = append(suspects, e.Machine)
+		}
+	}
+	if ok, err := r.passesWithout(ctx, m, suspects); err != nil || !ok {
+		return "", errors.Join(fmt.Errorf("%w: %s", errNoCulprit, answer.Message), err)
+	}
+	// The file passes without any of the suspects. Halve: the culprit is in the half whose presence breaks it.
+	for len(suspects) > 1 {
+		half := suspects[:len(suspects)/2]
+		ok, err := r.passesWithout(ctx, m, half)
+		if err != nil {
+			return "", err
+		}
+		if ok {
+			suspects = half
+		} else {
+			suspects = suspects[len(suspects)/2:]
+		}
+	}
+	if len(suspects) == 0 {
+		return "", fmt.Errorf("%w: %s", errNoCulprit, answer.Message)
+	}
+	return suspects[0], nil
+}
+
+// passesWithout checks the state without some entries' newest texts.
+func (r *round) passesWithout(ctx context.Context, m Member, machines []string) (bool, error) {
+	probe := &round{loop: r.loop, fence: r.fence, group: r.group, entries: r.entries, bad: maps.Clone(r.bad), approved: r.approved}
+	for _, machine := range machines {
+		probe.bad[machine] = "left out for the search"
+	}
+	rendering, err := probe.render()
+	if err != nil {
+		return false, err
+	}
+	answer, err := probe.send(ctx, m, rendering, true)
+	if err != nil {
+		return false, err
+	}
+	return answer.Code == apply.Checked, nil
+}
+
+// learn turns an answer into what the store keeps about the member.
+func (r *round) learn(m orchestrator.Member, answer apply.Answer, err error) orchestrator.Member {
+	switch {
+	case err != nil:
+		m.Problem = "no answer: " + err.Error()
+	case answer.Code == apply.Applied || answer.Code == apply.Unchanged:
+		m.Problem = ""
+	default:
+		m.Problem = string(answer.Code) + ": " + answer.Message
+	}
+	if m.Problem == "" {
+		delete(r.retry, m.Name)
+		m.Applied, m.SHA256, m.Dirty, m.SeenAt = answer.Generation, answer.SHA256, false, time.Now()
+		return m
+	}
+	m.Dirty = true
+	if err == nil {
+		m.SeenAt = time.Now()
+		switch answer.Code {
+		case apply.Newer, apply.Shrink, apply.Unsupported:
+			m.Halted = m.Problem
+		}
+	}
+	b := r.retry[m.Name]
+	b.failures++
+	b.until = time.Now().Add(min(time.Second<<min(b.failures-1, 6), time.Minute))
+	r.retry[m.Name] = b
+	r.Log.Warn("member not brought up to date", "group", r.group.ID, "member", m.Name, "problem", m.Problem, "halted", m.Halted != "")
+	return m
+}
+
+// blame records a fault that is no machine's on all members, so that operators and waiting runs see it.
+func (r *round) blame(ctx context.Context, due []Member, members map[string]orchestrator.Member, fault error) error {
+	for _, m := range due {
+		known := r.learn(members[m.Name], apply.Answer{}, fault)
+		if err := r.Store.PutMember(ctx, known); err != nil {
+			return errors.Join(fault, err)
+		}
+	}
+	return fault
+}
