@@ -1,0 +1,273 @@
+package postinstall
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"slipway/orchestrator"
+)
+
+// Become says how the login user gets to be root.
+type Become string
+
+const (
+	BecomeNone Become = "none" // the login user is root
+	BecomeSudo Become = "sudo" // through `sudo -n`, so without a password
+)
+
+// HostKeyPolicy says which host key is accepted when.
+type HostKeyPolicy string
+
+// TemplateThenMachine accepts the template's own host key, or the machine's, until the machine's has been seen; then the machine's alone.
+const TemplateThenMachine HostKeyPolicy = "template-then-machine"
+
+// Limits of a manifest: a script that takes longer belongs in the template, and a bigger file in a package.
+const (
+	maxStepTimeout = 2 * time.Hour
+	maxSteps       = 32
+	maxFile        = 1 << 20
+)
+
+var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+var imagePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+var scriptPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}\.sh$`)
+var userPattern = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+
+// Entry is how one family of images is installed.
+type Entry struct {
+	Family  string
+	Images  []string
+	User    string // first login, with the installer's key
+	Account string // whose authorized_keys gets the customer's keys; made when it is not there
+	Become  Become
+	HostKey HostKeyPolicy
+	Ports   []uint16 // what the installer's firewall rule opens; the first one is the one that is dialled
+	Steps   []Step   // in order; the last one is the checks
+}
+
+// Step is one script of an entry.
+type Step struct {
+	Name    string
+	Timeout time.Duration
+	Script  []byte
+	Checks  bool // prints a name=ok or name=failed line for each check
+}
+
+// Timeout is how long the whole job may take: the sum over its steps.
+func (e Entry) Timeout() time.Duration {
+	var sum time.Duration
+	for _, step := range e.Steps {
+		sum += step.Timeout
+	}
+	return sum
+}
+
+// Catalogue is every entry, by image. It does not change after Load and may be shared.
+type Catalogue struct {
+	entries map[string]Entry // by image
+	images  []string         // sorted
+}
+
+// Load reads a catalogue: every folder of fsys that has a manifest.yaml. An unknown key, a missing script, an image served twice are
+// errors that name the file; all of them are reported together.
+func Load(fsys fs.FS) (*Catalogue, error) {
+	dirs, err := fs.ReadDir(fsys, ".")
+	if err != nil {
+		return nil, fmt.Errorf("read the post-install catalogue: %w", err)
+	}
+	c := &Catalogue{entries: map[string]Entry{}}
+	var errs []error
+	for _, dir := range dirs {
+		if !dir.IsDir() {
+			continue
+		}
+		entry, err := loadEntry(fsys, dir.Name())
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, image := range entry.Images {
+			if other, ok := c.entries[image]; ok {
+				errs = append(errs, fmt.Errorf("%s/manifest.yaml: images: %q is served by %s already: take it out of one of them", dir.Name(), image, other.Family))
+				continue
+			}
+			c.entries[image] = entry
+			c.images = append(c.images, image)
+		}
+	}
+	if len(errs) == 0 && len(c.images) == 0 {
+		errs = append(errs, errors.New("the post-install catalogue is empty: it needs a folder with a manifest.yaml"))
+	}
+	slices.Sort(c.images)
+	return c, errors.Join(errs...)
+}
+
+// Images lists the images that can be installed, sorted.
+func (c *Catalogue) Images() []string { return slices.Clone(c.images) }
+
+// Entry returns the entry that serves an image. An image that none serves is a Permanent error that names those that are.
+func (c *Catalogue) Entry(image string) (Entry, error) {
+	entry, ok := c.entries[image]
+	if !ok {
+		return Entry{}, orchestrator.Errorf("postinstall.Entry", orchestrator.Permanent,
+			"no post-install entry serves image %q: use one of %s, or add a folder to templates/postinstall", image, strings.Join(c.images, ", "))
+	}
+	return entry, nil
+}
+
+type manifest struct {
+	Family  string   `yaml:"family"`
+	Extends string   `yaml:"extends"`
+	Images  []string `yaml:"images"`
+	Login   struct {
+		User   string `yaml:"user"`
+		Become Become `yaml:"become"`
+	} `yaml:"login"`
+	HostKey HostKeyPolicy  `yaml:"host_key"`
+	Account string         `yaml:"account"`
+	Ports   []uint16       `yaml:"ports"`
+	Steps   []manifestStep `yaml:"steps"`
+	Checks  struct {
+		Script  string `yaml:"script"`
+		Timeout string `yaml:"timeout"`
+	} `yaml:"checks"`
+}
+
+type manifestStep struct {
+	Name    string `yaml:"name"`
+	Script  string `yaml:"script"`
+	Timeout string `yaml:"timeout"`
+}
+
+func loadEntry(fsys fs.FS, dir string) (Entry, error) {
+	file := path.Join(dir, "manifest.yaml")
+	text, err := readFile(fsys, file)
+	if err != nil {
+		return Entry{}, err
+	}
+	var m manifest
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&m); err != nil {
+		return Entry{}, fmt.Errorf("%s: %w", file, err)
+	}
+	if err := decoder.Decode(new(manifest)); !errors.Is(err, io.EOF) {
+		return Entry{}, fmt.Errorf("%s: has more than one document: keep the first", file)
+	}
+	if err := m.check(dir); err != nil {
+		return Entry{}, fmt.Errorf("%s: %w", file, err)
+	}
+	entry := Entry{Family: m.Family, Images: m.Images, User: m.Login.User, Become: m.Login.Become, Account: m.Account, HostKey: m.HostKey, Ports: m.Ports}
+	steps := append(slices.Clone(m.Steps), manifestStep{Name: "checks", Script: m.Checks.Script, Timeout: m.Checks.Timeout})
+	for i, s := range steps {
+		step := Step{Name: s.Name, Checks: i == len(steps)-1}
+		if step.Timeout, err = timeout(s.Timeout); err != nil {
+			return Entry{}, fmt.Errorf("%s: step %s: %w", file, s.Name, err)
+		}
+		if step.Script, err = readScript(fsys, dir, m.Extends, s.Script); err != nil {
+			return Entry{}, fmt.Errorf("%s: step %s: %w", file, s.Name, err)
+		}
+		entry.Steps = append(entry.Steps, step)
+	}
+	return entry, nil
+}
+
+func (m *manifest) check(dir string) error {
+	var errs []error
+	bad := func(field, problem, fix string) { errs = append(errs, fmt.Errorf("%s: %s: %s", field, problem, fix)) }
+	if m.Family != dir {
+		bad("family", fmt.Sprintf("%q is not the folder's name", m.Family), "write "+dir)
+	}
+	if m.Extends != "" && (!namePattern.MatchString(m.Extends) || m.Extends == dir) {
+		bad("extends", fmt.Sprintf("%q is no other entry", m.Extends), "name a folder of the catalogue, or take the line out")
+	}
+	if len(m.Images) == 0 {
+		bad("images", "is empty", "list the image ids it serves")
+	}
+	for _, image := range m.Images {
+		if !imagePattern.MatchString(image) {
+			bad("images", fmt.Sprintf("%q is no image id", image), "use lower-case letters, digits, dots, dashes")
+		}
+	}
+	if !userPattern.MatchString(m.Login.User) {
+		bad("login.user", fmt.Sprintf("%q is no user name", m.Login.User), "name who logs in first, e.g. root")
+	}
+	if !userPattern.MatchString(m.Account) {
+		bad("account", fmt.Sprintf("%q is no user name", m.Account), "name the customer's account, e.g. root")
+	}
+	if m.Login.Become != BecomeNone && m.Login.Become != BecomeSudo {
+		bad("login.become", fmt.Sprintf("%q is unknown", m.Login.Become), "use none or sudo")
+	}
+	if m.Login.Become == BecomeNone && m.Login.User != "root" {
+		bad("login.become", "is none, but the user is not root", "use sudo, or log in as root")
+	}
+	if m.HostKey != TemplateThenMachine {
+		bad("host_key", fmt.Sprintf("%q is unknown", m.HostKey), "use "+string(TemplateThenMachine))
+	}
+	if len(m.Ports) == 0 || slices.Contains(m.Ports, 0) {
+		bad("ports", "is empty or has a 0", "list the ports that the installer needs, e.g. [22]")
+	}
+	if len(m.Steps) == 0 || len(m.Steps) > maxSteps {
+		bad("steps", fmt.Sprintf("has %d steps", len(m.Steps)), fmt.Sprintf("list 1 to %d", maxSteps))
+	}
+	seen := map[string]bool{"checks": true}
+	for _, step := range m.Steps {
+		if !namePattern.MatchString(step.Name) || seen[step.Name] {
+			bad("steps", fmt.Sprintf("name %q is empty, taken or not made of lower-case letters, digits, dashes", step.Name), "choose another")
+		}
+		seen[step.Name] = true
+	}
+	return errors.Join(errs...)
+}
+
+func timeout(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Second || d > maxStepTimeout || d%time.Second != 0 {
+		return 0, fmt.Errorf("timeout: %q is no duration of whole seconds between 1s and %s: write e.g. 5m", text, maxStepTimeout)
+	}
+	return d, nil
+}
+
+// readScript looks in the entry's own folder, then in the one that it extends.
+func readScript(fsys fs.FS, dir, extends, name string) ([]byte, error) {
+	if !scriptPattern.MatchString(name) {
+		return nil, fmt.Errorf("script: %q is no script's name: use a file of the folder that ends in .sh", name)
+	}
+	text, err := readFile(fsys, path.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) && extends != "" {
+		text, err = readFile(fsys, path.Join(extends, name))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("script: %w", err)
+	}
+	if !bytes.HasPrefix(text, []byte("#!/bin/bash\n")) {
+		return nil, fmt.Errorf("script: %s does not begin with #!/bin/bash: it is run by bash", name)
+	}
+	return text, nil
+}
+
+func readFile(fsys fs.FS, name string) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxFile {
+		return nil, fmt.Errorf("%s is longer than %d bytes", name, maxFile)
+	}
+	return text, nil
+}
