@@ -98,7 +98,7 @@ func (g *Guest) layOut(config Config) error {
 	home := "/root"
 	if g.user != "root" {
 		home = "/home/" + g.user
-		passwd += g.user + ":x:1000:1000::" + home + ":/bin/bash\n"
+		passwd += passwdLine(g.user, 1000)
 		group += g.user + ":x:1000:\n"
 	}
 	key := "etc/ssh/ssh_host_" + keyName(signer.PublicKey().Type()) + "_key"

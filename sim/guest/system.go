@@ -45,6 +45,11 @@ func (g *Guest) account(name string) (account, bool) {
 	return all[i], true
 }
 
+// passwdLine is a line of /etc/passwd. Its comment is never empty: the interpreter's `read` takes two colons for one.
+func passwdLine(name string, uid int) string {
+	return fmt.Sprintf("%s:x:%d:%d:%s:/home/%s:/bin/bash\n", name, uid, uid, name, name)
+}
+
 // getent is `getent passwd NAME`.
 func getent(v *invocation) int {
 	if len(v.args) != 2 || v.args[0] != "passwd" {
@@ -94,7 +99,7 @@ func useradd(v *invocation) int {
 		err = v.disk().MkdirAll("home/"+name, 0o755)
 	}
 	if err == nil {
-		err = v.disk().WriteFile("etc/passwd", fmt.Appendf(text, "%s:x:%d:%d::/home/%s:/bin/bash\n", name, uid, uid, name), 0o644)
+		err = v.disk().WriteFile("etc/passwd", append(text, passwdLine(name, uid)...), 0o644)
 	}
 	if err != nil {
 		return v.failWith(err)
