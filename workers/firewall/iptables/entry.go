@@ -47,7 +47,7 @@ var machineID = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
 // id as its comment.
 func chainOf(id string) string {
 	sum := sha256.Sum256([]byte(id))
-	return chainPrefix + "M-" + hex.EncodeToString(sum[:9])
+	return machinePrefix + hex.EncodeToString(sum[:9])
 }
 
 // machinesOf checks every entry and every pair, and returns the machines in the order of their private addresses. All faults are

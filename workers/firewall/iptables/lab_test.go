@@ -201,6 +201,7 @@ func newLab(t testing.TB, backend string) *lab {
 		setting(t, fw, "conf/"+name+"/rp_filter", "0")
 	}
 	l := &lab{firewall: newFirewall(t, fw, backend), t: t, outside: outside, guests: map[string]*testnet.Namespace{}}
+	l.iptables("-P", "FORWARD", "DROP")
 	ports := []string{"firewall"}
 	for i, private := range []string{privateA, privateB, privateC} {
 		port := fmt.Sprintf("port%d", i)

@@ -102,7 +102,7 @@ func TestSpoofedSourcesAreDropped(t *testing.T) {
 	t.Parallel()
 	forBackends(t, func(t *testing.T, backend string) {
 		l := newLab(t, backend)
-		l.apply(nil, customer(idA, privateA, publicA, allow("udp", "0.0.0.0/0", 9000)), customer(idB, privateB, publicB, allow("udp", "0.0.0.0/0", 9000)))
+		l.apply(nil, customer(idA, privateA, publicA, allow("udp", "0.0.0.0/0", 9000)), customer(idB, privateB, publicB), customer(idC, privateC, publicC))
 		a := l.guests[privateA]
 		for _, spoofed := range []string{"10.0.0.99", "192.0.2.9", publicB} {
 			a.MustRun("ip", "addr", "add", spoofed+"/32", "dev", "lo")
@@ -117,9 +117,9 @@ func TestSpoofedSourcesAreDropped(t *testing.T) {
 		}
 
 		// From outside nobody is a guest.
-		l.outside.MustRun("ip", "addr", "add", privateB+"/32", "dev", "lo")
+		l.outside.MustRun("ip", "addr", "add", privateC+"/32", "dev", "lo")
 		received = hear(t, a, privateA+":9000")
-		for _, from := range []string{privateB, client} {
+		for _, from := range []string{privateC, client} {
 			say(t, l.outside, from, publicA+":9000")
 		}
 		if diff := cmp.Diff([]string{client}, received(client)); diff != "" {
@@ -241,13 +241,32 @@ func TestForeignAddressesAreLeftToTheSite(t *testing.T) {
 	t.Parallel()
 	forBackends(t, func(t *testing.T, backend string) {
 		l := newLab(t, backend)
-		l.env.Foreign = append(l.env.Foreign, prefix(privateC+"/32"))
-		l.outside.MustRun("ip", "route", "add", privateC, "via", "198.51.100.254")
+		const elsewhere = "192.0.2.50" // of the site's, beside the machines and in none of our ranges
+		l.env.Foreign = append(l.env.Foreign, prefix(privateC+"/32"), prefix(elsewhere+"/32"))
+		c := l.guests[privateC]
+		c.MustRun("ip", "addr", "add", elsewhere+"/32", "dev", "eth0")
+		l.ns.MustRun("ip", "route", "add", elsewhere, "dev", "inside")
+		for _, to := range []string{privateC, elsewhere} {
+			l.outside.MustRun("ip", "route", "add", to, "via", "198.51.100.254")
+		}
+		serve(t, c, elsewhere+":80")
+		serve(t, l.outside, client+":7000")
+		serve(t, l.outside, client+":7001")
 		l.apply(nil, customer(idA, privateA, publicA))
+		l.closed(l.outside, client, privateC+":80") // by the site's policy
+		l.iptables("-A", "FORWARD", "-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
+		l.iptables("-A", "FORWARD", "-p", "tcp", "--dport", "80", "-j", "ACCEPT")
+		l.iptables("-A", "FORWARD", "-p", "tcp", "--dport", "7000", "-j", "ACCEPT")
 		l.open(l.outside, client, privateC+":80")
-		l.iptables("-A", "FORWARD", "-d", privateC, "-p", "tcp", "--dport", "81", "-j", "DROP")
+		l.open(l.outside, client, elsewhere+":80")
 		l.closed(l.outside, client, privateC+":81")
-		l.closed(l.outside, client, publicA+":80")
+		for _, from := range []string{privateC, elsewhere} {
+			if s := l.open(c, from, client+":7000"); s.seen != from {
+				t.Errorf("%s leaves as %s", from, s.seen)
+			}
+			l.closed(c, from, client+":7001")
+		}
+		l.closed(l.outside, client, publicA+":80") // ours are closed whatever the site accepts
 	})
 }
 

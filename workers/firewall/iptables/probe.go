@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os/exec"
 	"strings"
 
 	"slipway/orchestrator"
@@ -17,9 +19,16 @@ var ErrUnsupported = errors.New("this firewall cannot be driven")
 // the backend that iptables-restore does not write is ErrUnsupported, of kind Permanent.
 func (u *Unit) Probe(ctx context.Context) error {
 	const op = "iptables.Probe"
-	version, err := run(ctx, "", u.cfg.Restore, "-V")
-	if err != nil {
-		return orchestrator.E(op, orchestrator.Transient, err)
+	version := ""
+	for _, program := range []string{u.cfg.Save, u.cfg.Conntrack, u.cfg.Restore} {
+		text, err := run(ctx, "", program, "-V")
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			return orchestrator.Errorf(op, orchestrator.Permanent, "%w: %w; install the packages iptables and conntrack", ErrUnsupported, err)
+		}
+		if err != nil {
+			return orchestrator.E(op, orchestrator.Transient, err)
+		}
+		version = text
 	}
 	other, otherName := u.cfg.NFTSave, "nft" // iptables before 1.8 names no backend and is legacy
 	if strings.Contains(version, "nf_tables") {
@@ -34,10 +43,10 @@ func (u *Unit) Probe(ctx context.Context) error {
 			return orchestrator.Errorf(op, orchestrator.Permanent, "%w: table %s was written by nft itself, which iptables cannot read; move its rules to another table", ErrUnsupported, name)
 		}
 	}
-	if other == "" {
-		return nil
-	}
 	text, err := run(ctx, "", other)
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil // what is not installed has written nothing
+	}
 	if err != nil {
 		return orchestrator.E(op, orchestrator.Transient, err)
 	}

@@ -9,8 +9,9 @@ import (
 
 // chainPrefix marks what is ours. Longest chain name that both backends take: 28 bytes.
 const (
-	chainPrefix = "SLIPWAY-"
-	maxChain    = 28
+	chainPrefix   = "SLIPWAY-"
+	machinePrefix = chainPrefix + "M-"
+	maxChain      = 28
 )
 
 // tableNames are the tables we have chains in.

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,29 +26,36 @@ const DefaultRevertAfter = time.Minute
 
 // UnitConfig says how this firewall is driven.
 type UnitConfig struct {
-	Rules string // absolute path of the rules file, e.g. /var/lib/slipway/firewall/rules.v4; read by Boot
-	State string // absolute path of a directory of the unit's own, made if missing: lock, old rules, revert timer
+	Rules string `yaml:"rules"` // absolute path of the rules file, e.g. /var/lib/slipway/firewall/rules.v4; read by Boot
+	State string `yaml:"state"` // absolute path of a directory of the unit's own, made if missing: lock, old rules, revert timer
 
 	// The programs; "" looks the usual name up in PATH and /usr/sbin. LegacySave and NFTSave may be absent from the machine.
-	Save, Restore, Conntrack, LegacySave, NFTSave string
+	Save       string `yaml:"iptables_save"`
+	Restore    string `yaml:"iptables_restore"`
+	Conntrack  string `yaml:"conntrack"`
+	LegacySave string `yaml:"iptables_legacy_save"`
+	NFTSave    string `yaml:"iptables_nft_save"`
 
 	// RevertAfter bounds how long a change stays without proof before the old rules come back; 0 is DefaultRevertAfter.
-	RevertAfter time.Duration
+	RevertAfter time.Duration `yaml:"revert_after"`
 	// Watcher is the command line of a process that calls Watch on a unit of this same configuration, with descriptor 3 as ready. It is
 	// started in a session of its own, as the agent's user, and must not end with the agent: under systemd, KillMode=process or a unit
 	// of its own; logind's KillUserProcesses=no is the default. Required unless RevertAfter is negative, which goes without a timer.
-	Watcher []string
+	Watcher []string `yaml:"-"`
 
-	Log *slog.Logger // nil discards
+	Log *slog.Logger `yaml:"-"` // nil discards
 }
 
 // Unit is the firewall on this machine, in the network namespace of its process. Calls from several processes exclude each other by a
 // lock in UnitConfig.State.
 type Unit struct{ cfg UnitConfig }
 
-var _ agent.Unit = (*Unit)(nil)
+var (
+	_ agent.Unit       = (*Unit)(nil)
+	_ agent.RowCounter = (*Unit)(nil)
+)
 
-// NewUnit checks the configuration and finds the programs.
+// NewUnit checks the configuration and looks for the programs. One that is missing is no error yet: Probe says so.
 func NewUnit(cfg UnitConfig) (*Unit, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -65,18 +73,14 @@ func NewUnit(cfg UnitConfig) (*Unit, error) {
 		errs = append(errs, errors.New("watcher: empty; give the command that waits for the revert timer, or a negative revert_after to go without"))
 	}
 	for _, tool := range []struct {
-		path     *string
-		name     string
-		optional bool
+		path *string
+		name string
 	}{
-		{&cfg.Save, "iptables-save", false}, {&cfg.Restore, "iptables-restore", false}, {&cfg.Conntrack, "conntrack", false},
-		{&cfg.LegacySave, "iptables-legacy-save", true}, {&cfg.NFTSave, "iptables-nft-save", true},
+		{&cfg.Save, "iptables-save"}, {&cfg.Restore, "iptables-restore"}, {&cfg.Conntrack, "conntrack"},
+		{&cfg.LegacySave, "iptables-legacy-save"}, {&cfg.NFTSave, "iptables-nft-save"},
 	} {
 		if *tool.path == "" {
 			*tool.path = find(tool.name)
-		}
-		if *tool.path == "" && !tool.optional {
-			errs = append(errs, fmt.Errorf("%s is not on this machine; install it (Debian: packages iptables and conntrack)", tool.name))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -85,13 +89,14 @@ func NewUnit(cfg UnitConfig) (*Unit, error) {
 	return &Unit{cfg: cfg}, nil
 }
 
+// find gives the program's absolute path, or its bare name when it is not on this machine.
 func find(program string) string {
 	for _, name := range []string{program, "/usr/sbin/" + program, "/sbin/" + program} {
 		if path, err := exec.LookPath(name); err == nil && filepath.IsAbs(path) {
 			return path
 		}
 	}
-	return ""
+	return program
 }
 
 // Targets implements agent.Unit. The rules tell who may reach whom, which is nobody else's business.
@@ -99,11 +104,13 @@ func (u *Unit) Targets() map[string]agent.Target {
 	return map[string]agent.Target{RulesFile: {Path: u.cfg.Rules, Mode: 0o600}}
 }
 
+// CountRows implements agent.RowCounter by the machines' chains.
+func (u *Unit) CountRows(files map[string][]byte) int {
+	return bytes.Count(files[RulesFile], []byte("\n:"+machinePrefix))
+}
+
 // Check implements agent.Unit: first our own gate, then iptables-restore --test. A firewall that cannot be driven is ErrUnsupported.
 func (u *Unit) Check(ctx context.Context, dir string) error {
-	if err := u.Probe(ctx); err != nil {
-		return err
-	}
 	const op = "iptables.Check"
 	text, err := readRules(filepath.Join(dir, RulesFile))
 	if err != nil {
@@ -116,6 +123,9 @@ func (u *Unit) Check(ctx context.Context, dir string) error {
 			fault.Line, fault.Message = at.Line, at.Problem
 		}
 		return fault
+	}
+	if err := u.Probe(ctx); err != nil {
+		return err
 	}
 	_, err = run(ctx, text, u.cfg.Restore, "--test", "--noflush", "-w", waitSeconds)
 	var refused *toolError
@@ -143,6 +153,9 @@ func (u *Unit) Reload(ctx context.Context, c agent.Change) error {
 	}
 	defer release()
 	want, err := u.target()
+	if errors.Is(err, fs.ErrNotExist) && c.Restoring {
+		want, err = newRuleset(), nil // there was no file before the change that is taken back
+	}
 	if err != nil {
 		return orchestrator.E(op, orchestrator.Permanent, err)
 	}
@@ -169,7 +182,7 @@ func (u *Unit) Reload(ctx context.Context, c agent.Change) error {
 }
 
 // Prove implements agent.Unit: every chain of ours holds the rules of the file, there are no others, and each jump is there once and
-// first. It disarms the revert timer.
+// first. Where there is no file there is nothing of ours. It disarms the revert timer.
 func (u *Unit) Prove(ctx context.Context) error {
 	const op = "iptables.Prove"
 	release, err := u.lock(ctx)
@@ -178,6 +191,9 @@ func (u *Unit) Prove(ctx context.Context) error {
 	}
 	defer release()
 	want, err := u.target()
+	if errors.Is(err, fs.ErrNotExist) {
+		want, err = newRuleset(), nil
+	}
 	if err != nil {
 		return orchestrator.E(op, orchestrator.Permanent, err)
 	}

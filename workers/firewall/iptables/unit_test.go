@@ -56,7 +56,7 @@ func TestForeignRulesStayByteForByte(t *testing.T) {
 			if diff := cmp.Diff(before, f.foreign()); diff != "" {
 				t.Errorf("%d machines: foreign rules changed (-before +after):\n%s", len(entries), diff)
 			}
-			if got, want := strings.Count(f.rules(), ":"+chainPrefix+"M-"), len(entries); got != want {
+			if got, want := strings.Count(f.rules(), ":"+machinePrefix), len(entries); got != want {
 				t.Errorf("%d chains for %d machines", got, want)
 			}
 		}
@@ -362,6 +362,58 @@ func TestReloadWithoutAWatcherTouchesNothing(t *testing.T) {
 	}
 }
 
+// The agent's way back from a first apply that failed: the file that was not there goes, and so does what was live.
+func TestRestoringWithoutAFile(t *testing.T) {
+	t.Parallel()
+	f := alone(t, backends[0])
+	f.iptables("-A", "FORWARD", "-i", "eth9", "-j", "ACCEPT")
+	before := content(f.rules())
+	f.swap(someEntries()...)
+	if err := f.reload(agent.Change{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(f.cfg.Rules); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.reload(agent.Change{}); err == nil {
+		t.Error("a firewall without a file was reloaded")
+	}
+	if err := f.reload(agent.Change{Restoring: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.prove(); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(before, content(f.rules())); diff != "" {
+		t.Errorf("something is left (-before +after):\n%s", diff)
+	}
+	if f.armed() {
+		t.Error("the timer is still armed")
+	}
+}
+
+func TestMissingToolsAreUnsupported(t *testing.T) {
+	t.Parallel()
+	unit, err := NewUnit(UnitConfig{Rules: "/r/rules.v4", State: "/s", RevertAfter: -1, Restore: "iptables-restore-that-is-not-there", Save: testenv.Need(t, "true"), Conntrack: testenv.Need(t, "true")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unit.Probe(t.Context()); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "iptables-restore-that-is-not-there") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCountRows(t *testing.T) {
+	t.Parallel()
+	text, _ := mustRender(t, labConfig(), someEntries()...)
+	if got := (&Unit{}).CountRows(map[string][]byte{RulesFile: []byte(text)}); got != 3 {
+		t.Errorf("%d rows", got)
+	}
+	if got := (&Unit{}).CountRows(nil); got != 0 {
+		t.Errorf("%d rows in nothing", got)
+	}
+}
+
 func TestThousandMachines(t *testing.T) {
 	t.Parallel()
 	forBackends(t, func(t *testing.T, backend string) {
@@ -374,7 +426,7 @@ func TestThousandMachines(t *testing.T) {
 		if f.rules() != once {
 			t.Error("the second apply changed something")
 		}
-		if got := strings.Count(once, ":"+chainPrefix+"M-"); got != len(entries) {
+		if got := strings.Count(once, ":"+machinePrefix); got != len(entries) {
 			t.Errorf("%d chains", got)
 		}
 		f.apply([]string{"10.0.0.1"}, entries[1:]...)
