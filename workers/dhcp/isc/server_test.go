@@ -1,0 +1,316 @@
+package isc_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"slipway/internal/testenv"
+	"slipway/internal/testnet"
+	"slipway/orchestrator"
+	"slipway/templates"
+	"slipway/workers/appliance/agent"
+	"slipway/workers/appliance/apply"
+	"slipway/workers/dhcp/isc"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// site is a network with a real dhcpd behind a real agent, and real clients on the same bridge.
+type site struct {
+	t       *testing.T
+	lab     *testnet.Lab
+	server  *testnet.Namespace
+	agent   *agent.Agent
+	dir     string
+	script  string // what udhcpc runs
+	clients int
+	gen     int64
+}
+
+const (
+	// strict gives addresses to known machines only, though there is a range: the range is what an unknown one would get.
+	strict = "  range 10.30.200.1 10.30.200.50;\n  deny unknown-clients;\n"
+	open   = "  range 10.30.200.1 10.30.200.50;\n"
+)
+
+func newSite(t *testing.T, inSubnet string) *site {
+	t.Helper()
+	s := &site{t: t, lab: testnet.New(t), dir: t.TempDir()}
+	dhcpd := testenv.Need(t, "dhcpd")
+	testenv.Need(t, "udhcpc")
+	s.server = s.lab.Namespace("server")
+	s.server.Bridge("br0")
+	s.server.MustRun("ip", "addr", "add", "10.30.255.1/16", "dev", "br0")
+
+	s.write("dhcpd.conf", "authoritative;\ndefault-lease-time 600;\nsubnet 10.30.0.0 netmask 255.255.0.0 {\n"+inSubnet+"}\ninclude \""+s.path("hosts.conf")+"\";\n")
+	s.write("hosts.conf", "")
+	s.write("leases", "")
+	// A client of its own: it sets the address, and says what happened. (The script that comes with udhcpc writes /etc/resolv.conf.)
+	s.script = s.write("client.sh", "#!/bin/sh\n[ -z \"$ip\" ] || ip addr replace \"$ip/16\" dev \"$interface\"\necho \"$1 $ip\"\n")
+	s.write("start.sh", "#!/bin/sh\ngrep -q poison '"+s.path("hosts.conf")+"' && { echo poisoned >&2; exit 1; }\nexec \"$@\"\n")
+	for _, script := range []string{s.script, s.path("start.sh")} {
+		if err := os.Chmod(script, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.newAgent(isc.Config{
+		Main: s.path("dhcpd.conf"), Include: s.path("hosts.conf"), Dhcpd: dhcpd, PIDFile: s.path("pid"), ServeTimeout: 5 * time.Second,
+		Start: s.server.Enter(s.path("start.sh"), dhcpd, "-q", "-cf", s.path("dhcpd.conf"), "-lf", s.path("leases"), "-pf", s.path("pid"), "br0"),
+	})
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *site) newAgent(cfg isc.Config) {
+	s.t.Helper()
+	registry := agent.Registry{isc.Driver: func(agent.Settings) (agent.Unit, error) { return isc.New(cfg) }}
+	var err error
+	s.agent, err = agent.New(agent.Config{StateDir: s.path("state"), Units: map[string]agent.Settings{"dhcp": {Driver: isc.Driver}}}, registry, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *site) write(name, text string) string {
+	s.t.Helper()
+	write(s.t, s.path(name), text)
+	return s.path(name)
+}
+
+// pid is the running dhcpd's, 0 when there is none.
+func (s *site) pid() int {
+	text, err := os.ReadFile(s.path("pid"))
+	if err != nil {
+		return 0
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err != nil || strings.TrimSpace(string(comm)) != "dhcpd" {
+		return 0
+	}
+	return pid
+}
+
+func (s *site) stop() {
+	if pid := s.pid(); pid > 1 {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		testnet.Until(s.t, 5*time.Second, "dhcpd to end", func() bool {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			return err != nil || strings.Contains(string(text), ") Z ")
+		})
+	}
+}
+
+func (s *site) request(hosts ...orchestrator.DHCPHost) apply.Request {
+	s.t.Helper()
+	rendered, _, err := isc.Render(templates.FS, hosts, subnets)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.gen++
+	return apply.Request{Unit: "dhcp", Fence: 1, Generation: s.gen, Files: rendered, SHA256: apply.Sum(rendered), Rows: len(hosts)}
+}
+
+func (s *site) apply(req apply.Request, want apply.Code) apply.Answer {
+	s.t.Helper()
+	answer := s.agent.Apply(s.t.Context(), req)
+	if answer.Code != want {
+		s.t.Fatalf("generation %d: %+v, want %s", req.Generation, answer, want)
+	}
+	return answer
+}
+
+// client is a machine on the bridge with this MAC.
+func (s *site) client(mac string) *testnet.Namespace {
+	s.t.Helper()
+	s.clients++
+	ns := s.lab.Namespace("client")
+	port := fmt.Sprintf("port%d", s.clients)
+	s.lab.Link(s.server, port, ns, "eth0")
+	s.server.MustRun("ip", "link", "set", port, "master", "br0")
+	ns.MustRun("ip", "link", "set", "eth0", "address", mac)
+	return ns
+}
+
+// lease asks for one, as a booting machine does; the zero Addr when nobody gives any.
+func (s *site) lease(ns *testnet.Namespace) netip.Addr {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	defer cancel()
+	out, err := ns.Run(ctx, "udhcpc", "-f", "-q", "-n", "-t", "3", "-T", "1", "-i", "eth0", "-s", s.script)
+	if ctx.Err() != nil {
+		s.t.Fatalf("udhcpc: %v: %s", err, out)
+	}
+	return bound(out, "bound")
+}
+
+// bound is the last address that the client's script told for the event.
+func bound(out, event string) netip.Addr {
+	var last netip.Addr
+	for line := range strings.SplitSeq(out, "\n") {
+		if rest, ok := strings.CutPrefix(line, event+" "); ok {
+			last, _ = netip.ParseAddr(strings.TrimSpace(rest))
+		}
+	}
+	return last
+}
+
+func TestClientGetsItsAddressByMAC(t *testing.T) {
+	s := newSite(t, strict)
+	one, two := host(1), host(2)
+	answer := s.apply(s.request(one, two), apply.Applied)
+	if !answer.Reloaded || answer.Rows != 2 {
+		t.Errorf("%+v", answer)
+	}
+	for _, h := range []orchestrator.DHCPHost{one, two} {
+		if got := s.lease(s.client(h.MAC)); got != h.Address {
+			t.Errorf("%s got %s, want %s", h.MAC, got, h.Address)
+		}
+	}
+	if got := s.lease(s.client("02:00:00:00:ff:ff")); got.IsValid() {
+		t.Errorf("a machine without a host block got %s", got)
+	}
+	pid := s.pid()
+	s.gen-- // the same generation again
+	s.apply(s.request(one, two), apply.Unchanged)
+	if s.pid() != pid {
+		t.Error("dhcpd was restarted for nothing")
+	}
+}
+
+// TestUnknownClientWouldGetTheRange shows that the client and the range of the test above are real.
+func TestUnknownClientWouldGetTheRange(t *testing.T) {
+	s := newSite(t, open)
+	s.apply(s.request(host(1)), apply.Applied)
+	if got := s.lease(s.client("02:00:00:00:ff:ff")); !netip.MustParsePrefix("10.30.200.0/24").Contains(got) {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestLeasesSurviveARestart(t *testing.T) {
+	s := newSite(t, open)
+	known := host(1)
+	s.apply(s.request(known), apply.Applied)
+	type running struct {
+		name    string
+		process *testnet.Process
+		addr    netip.Addr
+	}
+	var clients []running
+	for name, mac := range map[string]string{"fixed": known.MAC, "from the range": "02:00:00:00:ff:ff"} {
+		p := s.client(mac).Start("udhcpc", "-f", "-i", "eth0", "-s", s.script, "-T", "1", "-t", "10")
+		testnet.Until(t, 15*time.Second, name+" client to be bound", func() bool { return bound(p.Output(), "bound").IsValid() })
+		clients = append(clients, running{name, p, bound(p.Output(), "bound")})
+	}
+	before := s.pid()
+	s.apply(s.request(known, host(2)), apply.Applied)
+	if after := s.pid(); after == before || after == 0 {
+		t.Fatalf("dhcpd was process %d and is %d", before, after)
+	}
+	for _, c := range clients {
+		c.process.Signal(syscall.SIGUSR1) // renew
+		testnet.Until(t, 15*time.Second, c.name+" client to renew", func() bool { return bound(c.process.Output(), "renew").IsValid() })
+		if got := bound(c.process.Output(), "renew"); got != c.addr {
+			t.Errorf("%s: had %s and has %s", c.name, c.addr, got)
+		}
+		if out := c.process.Output(); strings.Count(out, "bound ") != 1 {
+			t.Errorf("%s: lost its lease in between: %s", c.name, out)
+		}
+	}
+	leases, err := os.ReadFile(s.path("leases"))
+	if err != nil || !strings.Contains(string(leases), "lease 10.30.200.") {
+		t.Errorf("the range's lease is not on record: %v: %s", err, leases)
+	}
+}
+
+func TestIdleServerAnswersANewHostWithinTwoSeconds(t *testing.T) {
+	s := newSite(t, strict)
+	s.apply(s.request(host(1)), apply.Applied)
+	fresh := host(2)
+	client := s.client(fresh.MAC)
+	begin := time.Now()
+	s.apply(s.request(host(1), fresh), apply.Applied)
+	applied := time.Since(begin)
+	got := s.lease(client)
+	took := time.Since(begin)
+	t.Logf("applied after %s, leased after %s", applied, took)
+	if got != fresh.Address || took > 2*time.Second {
+		t.Errorf("got %s after %s", got, took)
+	}
+}
+
+func TestBrokenCandidateLeavesTheOldOneServing(t *testing.T) {
+	for name, tc := range map[string]struct {
+		text string
+		want apply.Code
+		says string
+	}{
+		"refused by dhcpd -t":  {"host x { hardware ethernet zz; }\n", apply.Culprit, "numeric"},
+		"refused at the start": {"# poison\n", apply.Restored, "poisoned"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, strict)
+			old := host(1)
+			s.apply(s.request(old), apply.Applied)
+			before := s.pid()
+			broken := s.request(old, host(2))
+			broken.Files[0].Content = tc.text + broken.Files[0].Content
+			broken.SHA256 = apply.Sum(broken.Files)
+			answer := s.apply(broken, tc.want)
+			if answer.Generation != 1 || !strings.Contains(answer.Message, tc.says) {
+				t.Errorf("%+v", answer)
+			}
+			if tc.want == apply.Culprit && (answer.Line != 1 || answer.File != isc.FileName || s.pid() != before) {
+				t.Errorf("%+v, dhcpd was process %d and is %d", answer, before, s.pid())
+			}
+			if got := s.lease(s.client(old.MAC)); got != old.Address {
+				t.Errorf("the old host got %s", got)
+			}
+			if got := s.lease(s.client(host(2).MAC)); got.IsValid() {
+				t.Errorf("the refused host got %s", got)
+			}
+		})
+	}
+}
+
+func TestDeadServerIsStartedByTheNextApply(t *testing.T) {
+	s := newSite(t, strict)
+	req := s.request(host(1))
+	s.apply(req, apply.Applied)
+	s.stop()
+	s.apply(req, apply.Applied)
+	if got := s.lease(s.client(host(1).MAC)); got != host(1).Address {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestServerThatOnlySaysSoIsNotBelieved: a start that succeeds and starts nothing, and a start that leaves the old process alone.
+func TestServerThatOnlySaysSoIsNotBelieved(t *testing.T) {
+	s := newSite(t, strict)
+	s.apply(s.request(host(1)), apply.Applied)
+	before := s.pid()
+	cfg := isc.Config{
+		Main: s.path("dhcpd.conf"), Include: s.path("hosts.conf"), Dhcpd: testenv.Need(t, "dhcpd"), PIDFile: s.path("pid"),
+		Restart: []string{"/bin/true"}, ServeTimeout: 300 * time.Millisecond,
+	}
+	s.newAgent(cfg)
+	if answer := s.apply(s.request(host(1), host(2)), apply.Broken); answer.Generation != 1 || s.pid() != before {
+		t.Errorf("%+v", answer)
+	}
+	cfg.Restart, cfg.Start = nil, []string{"/bin/true"}
+	s.newAgent(cfg)
+	if answer := s.apply(s.request(host(1), host(2)), apply.Broken); !strings.Contains(answer.Message, "does not run") || s.pid() != 0 {
+		t.Errorf("%+v", answer)
+	}
+}
