@@ -46,6 +46,7 @@ func onEach(t *testing.T, test func(*testing.T, *host)) {
 		programs["xvp"] = program
 	}
 	t.Setenv(beXVP, "1")
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // the parent of a daemon ends at once
 	for name, program := range programs {
 		t.Run(name, func(t *testing.T) { test(t, newHost(t, program)) })
 	}
