@@ -158,10 +158,8 @@ func (c *call) handle(args []any) (any, error) {
 	switch {
 	case c.msg.handler != nil:
 		return c.msg.handler(c, args)
-	case c.msg.implicit || c.msg.field() != nil:
-		return c.generated(args)
 	default:
-		return nil, fail("NOT_IMPLEMENTED", c.msg.full)
+		return c.generated(args)
 	}
 }
 

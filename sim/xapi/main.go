@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 
 	"slipway/orchestrator"
@@ -15,7 +16,9 @@ import (
 
 // Options are those of `slipway sim xapi`.
 type Options struct {
-	Listen   string // HOST:PORT; further hosts of the pool listen on the following ports
+	// Listen is HOST:PORT of the master. The other members of the pool listen on the following addresses when HOST is an IPv4 loopback
+	// address (127.0.0.1, 127.0.0.2, ...: a client that is sent to the master keeps its port), else on the following ports.
+	Listen   string
 	User     string
 	Password orchestrator.Secret
 	TLS      bool
@@ -34,7 +37,7 @@ func Main(ctx context.Context, opts Options, stdout io.Writer) error {
 	}
 	cfg := Config{
 		User: opts.User, Password: opts.Password, Hosts: opts.Hosts, Seed: opts.Seed, Latency: Latency(opts.Latency), Logger: opts.Logger,
-		HostAddress: host, SameAddress: true, SharedSR: true,
+		HostAddress: host, SameAddress: !loopback4(host), SharedSR: true,
 	}
 	if opts.Faults != "" {
 		if cfg.Faults, err = LoadFaults(opts.Faults); err != nil {
@@ -77,7 +80,12 @@ func Main(ctx context.Context, opts Options, stdout io.Writer) error {
 	return s.serveAll(ctx, listeners, cert)
 }
 
-// listenAll takes one port per host, one after the other; port 0 takes any.
+func loopback4(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Is4() && addr.IsLoopback()
+}
+
+// listenAll opens one endpoint per host of the pool; see Options.Listen.
 func listenAll(ctx context.Context, address string, n int) ([]net.Listener, error) {
 	var out []net.Listener
 	host, text, err := net.SplitHostPort(address)
@@ -89,11 +97,7 @@ func listenAll(ctx context.Context, address string, n int) ([]net.Listener, erro
 		return nil, fmt.Errorf("listen: port %q: %w", text, err)
 	}
 	for i := range n {
-		p := port
-		if port != 0 {
-			p += i
-		}
-		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(host, fmt.Sprint(p)))
+		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(host, fmt.Sprint(port)))
 		if err != nil {
 			for _, open := range out {
 				err = errors.Join(err, open.Close())
@@ -101,6 +105,16 @@ func listenAll(ctx context.Context, address string, n int) ([]net.Listener, erro
 			return nil, err
 		}
 		out = append(out, ln)
+		taken, ok := ln.Addr().(*net.TCPAddr)
+		switch {
+		case loopback4(host):
+			host = netip.MustParseAddr(host).Next().String()
+			if ok && i == 0 {
+				port = taken.Port
+			}
+		case port != 0:
+			port++
+		}
 	}
 	return out, nil
 }
