@@ -3,6 +3,7 @@ package xapi
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"slipway/orchestrator"
@@ -51,29 +52,39 @@ func (b *Backend) StartClone(ctx context.Context, spec orchestrator.MachineSpec)
 	if err := checkSpec(spec); err != nil {
 		return "", err
 	}
-	template, rec, err := p.template(ctx, spec.Image)
+	// xapi takes an unknown storage for "the same one", so it is looked up, never just passed on.
+	sr, err := p.storage(ctx, spec.SR, spec.Plan.DiskGiB<<30)
 	if err != nil {
 		return "", err
 	}
-	q := p.cloneQueue(rec.UUID)
+	template, err := p.template(ctx, spec.Image, sr)
+	if err != nil {
+		return "", err
+	}
+	if len(template.srs) == 0 {
+		return "", orchestrator.Errorf("xapi.StartClone", orchestrator.Permanent, "image %s: template %s has no disk to boot from", spec.Image, template.rec.UUID)
+	}
+	q := p.cloneQueue(template.rec.UUID)
 	waiting, cancel := context.WithTimeout(ctx, cloneWait)
 	defer cancel()
-	busy := orchestrator.Errorf("xapi.StartClone", orchestrator.Exhausted, "another clone of template %s is in flight on pool %s", rec.UUID, p.id)
+	busy := orchestrator.Errorf("xapi.StartClone", orchestrator.Exhausted, "another clone of template %s is in flight on pool %s", template.rec.UUID, p.id)
 	select {
 	case q.gate <- struct{}{}:
 		defer func() { <-q.gate }()
 	case <-waiting.Done():
 		return "", busy
 	}
-	if rec, err = p.idleTemplate(ctx, waiting, q, template); err != nil || rec.UUID == "" {
-		if err == nil {
-			err = busy
-		}
-		return "", err
-	}
-	method, args, err := p.cloneCall(ctx, template, rec, spec)
+	idle, err := p.idleTemplate(ctx, waiting, q, template.ref)
 	if err != nil {
 		return "", err
+	}
+	if !idle {
+		return "", busy
+	}
+	name := cloneName(spec.Machine, spec.Run, spec.Attempt)
+	method, args := "VM.clone", []any{template.ref, name}
+	if !template.on(sr) {
+		method, args = "VM.copy", append(args, sr)
 	}
 	task, err := p.client.StartTask(ctx, method, args...)
 	if err != nil {
@@ -86,15 +97,14 @@ func (b *Backend) StartClone(ctx context.Context, spec orchestrator.MachineSpec)
 	return string(task), nil
 }
 
-// idleTemplate waits until nobody clones the template, neither we nor another process, and gives its record; an empty one when the
-// waiting time is over.
-func (p *pool) idleTemplate(ctx, waiting context.Context, q *cloneQueue, template Ref) (vmRecord, error) {
+// idleTemplate waits until nobody clones the template, neither we nor another process; false when the waiting time is over.
+func (p *pool) idleTemplate(ctx, waiting context.Context, q *cloneQueue, template Ref) (bool, error) {
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		pending := false
 		if q.task != "" {
 			state, err := p.client.ObserveTask(ctx, q.task)
 			if err != nil {
-				return vmRecord{}, err
+				return false, err
 			}
 			pending = state.Status == TaskPending
 		}
@@ -103,45 +113,90 @@ func (p *pool) idleTemplate(ctx, waiting context.Context, q *cloneQueue, templat
 			q.task = ""
 			var rec vmRecord
 			if err := p.client.Call(ctx, "VM.get_record", &rec, template); err != nil {
-				return vmRecord{}, err
+				return false, err
 			}
 			if _, operation := rec.busy("clone", "copy"); operation == "" {
-				return rec, nil
+				return true, nil
 			}
 		}
 		if !sleep(waiting, pause) {
-			return vmRecord{}, nil
+			return false, nil
 		}
 	}
 }
 
-// template finds the image's template: the configured uuid, else the one that carries our key. Two that carry it are nobody's to choose
-// from.
-func (p *pool) template(ctx context.Context, image string) (Ref, vmRecord, error) {
+// stored is a template and the storages that its disks lie on.
+type stored struct {
+	ref Ref
+	rec vmRecord
+	srs []Ref
+}
+
+// on reports whether all its disks are on the storage.
+func (t stored) on(sr Ref) bool {
+	return len(t.srs) > 0 && !slices.ContainsFunc(t.srs, func(have Ref) bool { return have != sr })
+}
+
+// template finds the image's template for a storage: the configured uuid, else one that carries our key. A pool with local storages
+// may have one on each.
+func (p *pool) template(ctx context.Context, image string, sr Ref) (stored, error) {
 	if uuid := p.images[image]; uuid != "" {
 		ref, rec, found, err := p.vm(ctx, uuid)
 		switch {
 		case err != nil:
-			return "", vmRecord{}, err
+			return stored{}, err
 		case !found || !rec.Template || rec.Snapshot:
-			return "", vmRecord{}, orchestrator.Errorf("xapi", orchestrator.Permanent, "image %s: pool %s has no template %s; correct images in its configuration", image, p.id, uuid)
+			return stored{}, orchestrator.Errorf("xapi", orchestrator.Permanent, "image %s: pool %s has no template %s; correct images in its configuration", image, p.id, uuid)
 		}
-		return ref, rec, nil
+		return p.stored(ctx, ref, rec)
 	}
 	vms, err := p.vms(ctx)
 	if err != nil {
-		return "", vmRecord{}, err
+		return stored{}, err
 	}
-	found := templates(vms)[image]
-	switch len(found) {
-	case 0:
-		return "", vmRecord{}, orchestrator.Errorf("xapi", orchestrator.Permanent,
+	var found []stored
+	for _, ref := range templates(vms)[image] {
+		t, err := p.stored(ctx, ref, vms[ref])
+		if err != nil {
+			return stored{}, err
+		}
+		found = append(found, t)
+	}
+	return p.choose(image, sr, found)
+}
+
+func (p *pool) stored(ctx context.Context, ref Ref, rec vmRecord) (stored, error) {
+	t := stored{ref: ref, rec: rec}
+	disks, err := p.disks(ctx, rec)
+	for _, d := range disks {
+		t.srs = append(t.srs, d.rec.SR)
+	}
+	return t, err
+}
+
+// choose takes the template on the wanted storage, else the first for a full copy. Two on one storage are nobody's to choose from.
+func (p *pool) choose(image string, sr Ref, found []stored) (stored, error) {
+	if len(found) == 0 {
+		return stored{}, orchestrator.Errorf("xapi", orchestrator.Permanent,
 			"image %s: no template of pool %s carries it; set it: xe template-param-set uuid=… other-config:%s=%s", printable(image), p.id, keyImage, printable(image))
-	case 1:
-		return found[0], vms[found[0]], nil
 	}
-	return "", vmRecord{}, orchestrator.Errorf("xapi", orchestrator.Permanent,
-		"image %s: %d templates of pool %s carry it (%s, %s, …); remove the key %s from all but one", image, len(found), p.id, vms[found[0]].UUID, vms[found[1]].UUID, keyImage)
+	on := map[Ref]string{}
+	for _, t := range found {
+		home := Null
+		if len(t.srs) > 0 {
+			home = t.srs[0]
+		}
+		if other := on[home]; other != "" {
+			return stored{}, orchestrator.Errorf("xapi", orchestrator.Permanent,
+				"image %s: 2 templates on one storage of pool %s carry it (%s and %s); remove the key %s from one", printable(image), p.id, other, t.rec.UUID, keyImage)
+		}
+		on[home] = t.rec.UUID
+	}
+	slices.SortFunc(found, func(a, b stored) int { return strings.Compare(a.rec.UUID, b.rec.UUID) })
+	if i := slices.IndexFunc(found, func(t stored) bool { return t.on(sr) }); i >= 0 {
+		return found[i], nil
+	}
+	return found[0], nil
 }
 
 // templates are the templates by image. A clone in flight carries its template's key and is a template itself: it does not count, nor do
@@ -159,27 +214,6 @@ func templates(vms map[Ref]vmRecord) map[string][]Ref {
 		slices.Sort(refs)
 	}
 	return out
-}
-
-// cloneCall chooses between the fast clone on the template's own storage and the full copy to another one, and looks for room.
-func (p *pool) cloneCall(ctx context.Context, template Ref, rec vmRecord, spec orchestrator.MachineSpec) (string, []any, error) {
-	name := cloneName(spec.Machine, spec.Run, spec.Attempt)
-	disks, err := p.disks(ctx, rec)
-	if err != nil {
-		return "", nil, err
-	}
-	if len(disks) == 0 {
-		return "", nil, orchestrator.Errorf("xapi", orchestrator.Permanent, "image %s: template %s has no disk to boot from", spec.Image, rec.UUID)
-	}
-	// xapi takes an unknown storage for "the same one", so it is looked up, never just passed on.
-	sr, err := p.storage(ctx, spec.SR, spec.Plan.DiskGiB<<30)
-	if err != nil {
-		return "", nil, err
-	}
-	if slices.ContainsFunc(disks, func(d disk) bool { return d.rec.SR != sr }) {
-		return "VM.copy", []any{template, name, sr}, nil
-	}
-	return "VM.clone", []any{template, name}, nil
 }
 
 // storage finds an SR by uuid and checks that it has room for bytes.

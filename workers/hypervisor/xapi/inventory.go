@@ -4,18 +4,20 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 
 	"slipway/orchestrator"
 )
 
 type hostRecord struct {
-	UUID     string `json:"uuid"`
-	Name     string `json:"name_label"`
-	Enabled  bool   `json:"enabled"`
-	Overhead int64  `json:"memory_overhead"`
-	Metrics  Ref    `json:"metrics"`
-	CPUs     []Ref  `json:"host_CPUs"`
+	UUID     string            `json:"uuid"`
+	Name     string            `json:"name_label"`
+	Enabled  bool              `json:"enabled"`
+	Overhead int64             `json:"memory_overhead"`
+	Metrics  Ref               `json:"metrics"`
+	CPUs     []Ref             `json:"host_CPUs"`
+	CPUInfo  map[string]string `json:"cpu_info"`
 }
 
 type hostMetricsRecord struct {
@@ -70,7 +72,8 @@ func (p *pool) readWhole(ctx context.Context) (whole, error) {
 	return w, nil
 }
 
-// Inventory implements orchestrator.Hypervisor. An image that two templates carry is left out and named in the log.
+// Inventory implements orchestrator.Hypervisor. An image whose template is ambiguous is left out and named in the log; of several on
+// storages of their own, one uuid stands for all.
 func (b *Backend) Inventory(ctx context.Context, poolID string) (orchestrator.Inventory, error) {
 	p, err := b.pool("Inventory", poolID)
 	if err != nil {
@@ -119,13 +122,21 @@ func (w whole) hostInventory() []orchestrator.HostInventory {
 		m := w.metrics[h.Metrics]
 		free := max(0, m.Total-h.Overhead-held[ref])
 		out = append(out, orchestrator.HostInventory{
-			UUID: h.UUID, Name: h.Name, MemoryMiB: free / perVM * 100 / mib, CPUs: len(h.CPUs), Enabled: h.Enabled && m.Live,
+			UUID: h.UUID, Name: h.Name, MemoryMiB: free / perVM * 100 / mib, CPUs: h.cpus(), Enabled: h.Enabled && m.Live,
 		})
 	}
 	slices.SortFunc(out, func(a, b orchestrator.HostInventory) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.UUID, b.UUID))
 	})
 	return out
+}
+
+// cpus counts the physical CPUs; newer hosts list them in cpu_info only.
+func (h hostRecord) cpus() int {
+	if n, err := strconv.Atoi(h.CPUInfo["cpu_count"]); err == nil && n > 0 {
+		return n
+	}
+	return len(h.CPUs)
 }
 
 func (p *pool) storageInventory(w whole) []orchestrator.SRInventory {
@@ -174,12 +185,29 @@ func (w whole) ourDisk(vdi vdiRecord) bool {
 
 func (p *pool) imageInventory(ctx context.Context, w whole) map[string]string {
 	out := map[string]string{}
+	on := map[Ref]Ref{} // VBD → SR
+	for _, vdi := range w.vdis {
+		for _, vbd := range vdi.VBDs {
+			on[vbd] = vdi.SR
+		}
+	}
 	for image, refs := range templates(w.vms) {
-		if len(refs) > 1 {
-			p.log.WarnContext(ctx, "image is carried by several templates, none is used", "image", printable(image), "templates", len(refs))
+		var found []stored
+		for _, ref := range refs {
+			t := stored{ref: ref, rec: w.vms[ref]}
+			for _, vbd := range t.rec.VBDs {
+				if sr, ok := on[vbd]; ok {
+					t.srs = append(t.srs, sr)
+				}
+			}
+			found = append(found, t)
+		}
+		best, err := p.choose(image, "", found)
+		if err != nil {
+			p.log.WarnContext(ctx, "image is not offered", "err", err)
 			continue
 		}
-		out[image] = w.vms[refs[0]].UUID
+		out[image] = best.rec.UUID
 	}
 	byUUID := map[string]bool{}
 	for _, rec := range w.vms {
