@@ -183,12 +183,12 @@ LogLevel VERBOSE
 func (g *Guest) Output() string { return g.process.Output() }
 
 // guard refuses to run anything that would not be inside.
-const guard = `[[ $(stat -f -c %T /) == overlayfs ]] || { echo "not inside of the guest" >&2; exit 1; }; exec "$@"`
+const guard = `[[ $(stat -f -c %T /) == overlayfs ]] || { echo "not inside of the guest" >&2; exit 1; }; cd / && PATH=/usr/sbin:/usr/bin:/sbin:/bin exec "$@"`
 
 // Run runs a program inside, as root, outside of any SSH session.
 func (g *Guest) Run(ctx context.Context, argv ...string) (string, error) {
 	g.tb.Helper()
-	return g.ns.Run(ctx, append([]string{"nsenter", "--target", strconv.Itoa(g.init), "--mount", "--uts", "--ipc", "--pid", "--root", "--wd=/",
+	return g.ns.Run(ctx, append([]string{"nsenter", "--target", strconv.Itoa(g.init), "--mount", "--uts", "--ipc", "--pid", "--root",
 		"bash", "-c", guard, "guest"}, argv...)...)
 }
 

@@ -1,0 +1,321 @@
+package ssh_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"slipway/internal/testenv"
+	"slipway/internal/testguest"
+	"slipway/internal/testnet"
+	"slipway/orchestrator"
+	"slipway/workers/postinstall"
+	"slipway/workers/postinstall/ssh"
+)
+
+// realBundle is a real guest behind a cable, and an installer at its other end.
+type realBundle struct {
+	guest     *testguest.Guest
+	config    ssh.Config
+	installer *ssh.Installer
+	ref       orchestrator.Guest
+	job       orchestrator.Job
+}
+
+func setupReal(t *testing.T, catalogue *postinstall.Catalogue) *realBundle {
+	t.Helper()
+	template, templateLine := keyPair(t)
+	installerKey, installerLine := keyPair(t)
+	machine, machineLine := keyPair(t)
+	_, customer := keyPair(t)
+	lab := testnet.New(t)
+	inner, outer := lab.Namespace("guest"), lab.Namespace("installer")
+	lab.Link(inner, "eth0", outer, "eth0")
+	outer.MustRun("ip", "address", "add", "192.0.2.1/24", "dev", "eth0")
+	b := &realBundle{
+		guest: testguest.Start(t, testguest.Config{
+			Namespace: inner, Interface: "eth0", Address: netip.MustParsePrefix("192.0.2.10/24"),
+			TemplateHostKey: template, AuthorizedKeys: []string{installerLine + " installer"},
+		}),
+		config: ssh.Config{
+			Catalogue: catalogue, Key: signer(t, installerKey),
+			TemplateKeys: func(string, string) []string { return []string{templateLine} },
+			Dial: func(ctx context.Context, network, address string) (c net.Conn, err error) {
+				outer.Do(func() { c, err = new(net.Dialer).DialContext(ctx, network, address) })
+				return c, err
+			},
+		},
+		ref: orchestrator.Guest{
+			Machine: machineID, Pool: "paris", Image: "debian-12", Address: netip.MustParseAddrPort("192.0.2.10:22"), HostKey: machineLine,
+		},
+		job: orchestrator.Job{ID: "run-1-1", Hostname: "web1.example.net", SSHKeys: []string{customer + " alice@example.net"}, HostKeySecret: machine},
+	}
+	b.restart(t)
+	return b
+}
+
+// restart makes an installer that knows nothing of what the last one did.
+func (b *realBundle) restart(t *testing.T) {
+	t.Helper()
+	i, err := ssh.New(b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.installer = i
+}
+
+func (b *realBundle) observe(t *testing.T, job string, offset int64) orchestrator.JobStatus {
+	t.Helper()
+	status, err := b.installer.ObserveJob(t.Context(), b.ref, job, offset)
+	if err != nil {
+		t.Fatalf("observe %s: %v", job, err)
+	}
+	return status
+}
+
+// until observes a job until it is in a state, and returns its whole log.
+func (b *realBundle) until(t *testing.T, job string, want orchestrator.JobState) (orchestrator.JobStatus, string) {
+	t.Helper()
+	var log strings.Builder
+	var status orchestrator.JobStatus
+	testnet.Until(t, 60*time.Second, fmt.Sprintf("job %s to be %s", job, want), func() bool {
+		status = b.observe(t, job, status.Offset)
+		log.Write(status.Log)
+		return status.State == want
+	})
+	return status, log.String()
+}
+
+// withStep is the catalogue with one more step, a script of the test, before all others of the Debian entry.
+func withStep(t *testing.T, script string) *postinstall.Catalogue {
+	t.Helper()
+	fsys := fstest.MapFS{"debian/first.sh": {Data: []byte("#!/bin/bash\nset -euo pipefail\n" + script)}}
+	for _, name := range []string{"manifest.yaml", "identity.sh", "users.sh", "packages.sh", "cleanup.sh", "checks.sh"} {
+		text, err := os.ReadFile("../../../templates/postinstall/debian/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "manifest.yaml" {
+			text = []byte(strings.Replace(string(text), "\nsteps:\n", "\nsteps:\n  - {name: first, script: first.sh, timeout: 5m}\n", 1))
+		}
+		fsys["debian/"+name] = &fstest.MapFile{Data: text}
+	}
+	c, err := postinstall.Load(fsys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// brokenConn breaks once so many bytes have been written: in the middle of an upload.
+type brokenConn struct {
+	net.Conn
+	left int
+}
+
+func (c *brokenConn) Write(p []byte) (int, error) {
+	if c.left -= len(p); c.left < 0 {
+		_ = c.Close()
+		return 0, io.ErrClosedPipe
+	}
+	return c.Conn.Write(p)
+}
+
+func TestRealGuestInstalledOnceThroughEverything(t *testing.T) {
+	before := testguest.Identity(t)
+	testenv.Need(t, "pgrep")
+	// The first step leaves a mark, kills the sshd processes of all sessions, and goes on.
+	b := setupReal(t, withStep(t, `
+echo ran >>/root/ran
+pgrep -f '^sshd: root@notty' >>/root/killed && pkill -KILL -f '^sshd: root@notty' || true
+`))
+
+	evidence, err := b.installer.Probe(t.Context(), b.ref)
+	if err != nil || !strings.Contains(evidence, "OpenSSH") || !strings.Contains(evidence, "template's host key") {
+		t.Fatalf("probe: %q, %v", evidence, err)
+	}
+	if status := b.observe(t, b.job.ID, 0); status.State != orchestrator.JobUnknown {
+		t.Errorf("before it was sent, the job is %s", status.State)
+	}
+
+	dial := b.config.Dial
+	b.config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dial(ctx, network, address)
+		return &brokenConn{Conn: c, left: 16 << 10}, err
+	}
+	b.restart(t)
+	if err := b.installer.EnsureJob(t.Context(), b.ref, b.job); orchestrator.KindOf(err) != orchestrator.Unknown {
+		t.Errorf("a connection that broke in the upload: %v, kind %s", err, orchestrator.KindOf(err))
+	}
+	b.config.Dial = dial
+	b.restart(t)
+
+	// Several starters at once, each cut off by the job itself.
+	var starters sync.WaitGroup
+	for range 3 {
+		starters.Go(func() {
+			if err := b.installer.EnsureJob(t.Context(), b.ref, b.job); err != nil {
+				if kind := orchestrator.KindOf(err); kind != orchestrator.Unknown && kind != orchestrator.Transient {
+					t.Errorf("cut off: %v, kind %s", err, kind)
+				}
+			}
+		})
+	}
+	starters.Wait()
+	b.restart(t)
+	if err := b.installer.EnsureJob(t.Context(), b.ref, b.job); err != nil {
+		t.Fatalf("after a restart: %v", err)
+	}
+	status, log := b.until(t, b.job.ID, orchestrator.JobExited)
+	if status.Exit != 0 {
+		t.Fatalf("exit code %d:\n%s", status.Exit, log)
+	}
+	if ran, err := b.guest.ReadFile("/root/ran"); err != nil || string(ran) != "ran\n" {
+		t.Errorf("the script has left %q, %v: it must run once", ran, err)
+	}
+	if killed, err := b.guest.ReadFile("/root/killed"); err != nil || len(killed) == 0 {
+		t.Errorf("no session was killed: %v", err)
+	}
+	if strings.Count(log, "== first\n") != 1 {
+		t.Errorf("log, read in parts:\n%s", log)
+	}
+
+	// From here on, the machine's own key alone is accepted.
+	b.ref.Own = true
+	inspection, err := b.installer.Inspect(t.Context(), b.ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := orchestrator.Inspection{Identity: postinstall.MachineID(machineID), Checks: map[string]string{
+		"hostname": "ok", "machine_id": "ok", "host_key": "ok", "host_keys": "ok", "authorized_keys": "ok",
+	}}
+	if diff := cmp.Diff(want, inspection); diff != "" {
+		t.Errorf("inspection (-want +got):\n%s\n%s", diff, log)
+	}
+	stranger := b.ref
+	stranger.Own, stranger.HostKey = false, ""
+	if _, err := b.installer.Probe(t.Context(), stranger); orchestrator.KindOf(err) != orchestrator.Permanent {
+		t.Errorf("with the template's key alone: %v", err)
+	}
+	if _, err := b.guest.ReadFile("/var/lib/slipway/jobs/" + b.job.ID + "/secrets/ssh_host_ed25519_key"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the private key in the job's folder: %v", err)
+	}
+	out, err := b.guest.Run(t.Context(), "bash", "-c", "hostname; stat -c %a /var/lib/slipway /var/lib/slipway/jobs/run-1-1/env /etc/ssh/ssh_host_ed25519_key /root/.ssh/authorized_keys")
+	if diff := cmp.Diff("web1.example.net\n700\n600\n600\n600\n", out); err != nil || diff != "" {
+		t.Errorf("inside (-want +got):\n%s%v", diff, err)
+	}
+
+	if err := b.installer.Leave(t.Context(), b.ref); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := b.guest.ReadFile("/root/.ssh/authorized_keys")
+	if diff := cmp.Diff(b.job.SSHKeys[0]+"\n", string(keys)); err != nil || diff != "" {
+		t.Errorf("authorized_keys after leaving (-want +got):\n%s%v", diff, err)
+	}
+	if diff := cmp.Diff(before, testguest.Identity(t)); diff != "" {
+		t.Errorf("this machine has changed (-before +after):\n%s", diff)
+	}
+}
+
+func TestRealGuestTellsLostFromRunning(t *testing.T) {
+	b := setupReal(t, withStep(t, `
+echo ran >>/root/ran
+# The job's own process dies first; this child of it goes on.
+until [[ -e /root/go ]]; do sleep 0.05; done
+`))
+	if err := b.installer.EnsureJob(t.Context(), b.ref, b.job); err != nil {
+		t.Fatal(err)
+	}
+	testnet.Until(t, 10*time.Second, "the script to begin", func() bool {
+		_, err := b.guest.ReadFile("/root/ran")
+		return err == nil
+	})
+	other := b.job
+	other.ID = "run-1-2"
+	if err := b.installer.EnsureJob(t.Context(), b.ref, other); err == nil || !strings.Contains(err.Error(), "job run-1-1 still runs") {
+		t.Errorf("another job beside one that runs: %v", err)
+	}
+
+	claim, err := b.guest.ReadFile("/var/lib/slipway/jobs/run-1-1/claim")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, _, _ := strings.Cut(string(claim), " ")
+	if _, err := b.guest.Run(t.Context(), "kill", "-KILL", pid); err != nil {
+		t.Fatal(err)
+	}
+	if status := b.observe(t, b.job.ID, 0); status.State != orchestrator.JobRunning || status.Stage != "first" {
+		t.Errorf("while a process of the job is left, it is %s at %q", status.State, status.Stage)
+	}
+	if _, err := b.guest.Run(t.Context(), "touch", "/root/go"); err != nil {
+		t.Fatal(err)
+	}
+	b.until(t, b.job.ID, orchestrator.JobLost)
+
+	// What is lost is not started again under its own id, but under another.
+	if err := b.installer.EnsureJob(t.Context(), b.ref, b.job); err != nil {
+		t.Fatal(err)
+	}
+	if status := b.observe(t, b.job.ID, 0); status.State != orchestrator.JobLost {
+		t.Errorf("asked for again, the lost job is %s", status.State)
+	}
+	if err := b.installer.EnsureJob(t.Context(), b.ref, other); err != nil {
+		t.Fatal(err)
+	}
+	if status, log := b.until(t, other.ID, orchestrator.JobExited); status.Exit != 0 {
+		t.Errorf("the next job ended with exit code %d:\n%s", status.Exit, log)
+	}
+}
+
+func TestRealGuestWaitsForThePackageLock(t *testing.T) {
+	python := testenv.Need(t, "/usr/bin/python3") // in the guest too, unlike one in a home
+	b := setupReal(t, catalogue(t))
+	done := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer close(done)
+		// Ends with an error only when the test does.
+		out, err := b.guest.Run(ctx, python, "-c", `
+import fcntl, os, time
+f = open("/var/lib/dpkg/lock-frontend", "w")
+fcntl.lockf(f, fcntl.LOCK_EX)
+open("/root/locked", "w").close()
+while not os.path.exists("/root/go"): time.sleep(0.05)`)
+		if err != nil && ctx.Err() == nil {
+			t.Errorf("hold the lock: %v: %s", err, out)
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	testnet.Until(t, 10*time.Second, "the lock to be held", func() bool {
+		_, err := b.guest.ReadFile("/root/locked")
+		return err == nil
+	})
+	if err := b.installer.EnsureJob(t.Context(), b.ref, b.job); err != nil {
+		t.Fatal(err)
+	}
+	var status orchestrator.JobStatus
+	testnet.Until(t, 30*time.Second, "the job to say what it waits for", func() bool {
+		status = b.observe(t, b.job.ID, 0)
+		return strings.Contains(status.Stage, "/var/lib/dpkg/lock-frontend is held by python3 (pid ")
+	})
+	if status.State != orchestrator.JobRunning {
+		t.Errorf("a job that waits is %s", status.State)
+	}
+	if _, err := b.guest.Run(t.Context(), "touch", "/root/go"); err != nil {
+		t.Fatal(err)
+	}
+	if status, log := b.until(t, b.job.ID, orchestrator.JobExited); status.Exit != 0 {
+		t.Errorf("exit code %d:\n%s", status.Exit, log)
+	}
+}
