@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -10,14 +11,15 @@ import (
 // rules that come.
 func plan(live, want ruleset) string {
 	var b strings.Builder
-	leaving(&b, live["nat"], want["nat"])
+	nat := leaving(&b, live["nat"], want["nat"])
 	change(&b, "filter", live["filter"], want["filter"])
-	change(&b, "nat", live["nat"], want["nat"])
+	change(&b, "nat", nat, want["nat"])
 	return b.String()
 }
 
-// leaving writes the section that takes out of live's chains every rule that want does not have.
-func leaving(b *strings.Builder, live, want *table) {
+// leaving writes the section that takes out of live's NAT chains every rule that want does not have, and returns what stays.
+func leaving(b *strings.Builder, live, want *table) *table {
+	stays := &table{chains: maps.Clone(live.chains), order: live.order, jumps: live.jumps}
 	var section strings.Builder
 	for _, chain := range live.order {
 		wanted := make(map[string]bool, len(want.chains[chain]))
@@ -28,9 +30,11 @@ func leaving(b *strings.Builder, live, want *table) {
 		if len(kept) < len(live.chains[chain]) {
 			section.WriteString(":" + chain + " - [0:0]\n")
 			writeRules(&section, chain, kept)
+			stays.chains[chain] = kept
 		}
 	}
 	writeSection(b, "nat", section.String())
+	return stays
 }
 
 // change writes the section that makes one table as wanted: declared chains are made or emptied, then filled; the jumps of built-in

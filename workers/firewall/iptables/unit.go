@@ -209,12 +209,10 @@ func (u *Unit) Prove(ctx context.Context) error {
 
 // Boot makes the rules live when the machine starts: those of the rules file, or, when the last change was never proven, those before it.
 // A firewall that was never given a file has nothing to restore. Run it before the network comes up, e.g. from a systemd unit with
-// Before=network-pre.target and Wants=network-pre.target. Running it again changes nothing.
+// Before=network-pre.target and Wants=network-pre.target. Running it again changes nothing. It does not Probe: on a firewall that an apply
+// would refuse, old rules are better than none.
 func (u *Unit) Boot(ctx context.Context) error {
 	const op = "iptables.Boot"
-	if err := u.Probe(ctx); err != nil {
-		return err
-	}
 	release, err := u.lock(ctx)
 	if err != nil {
 		return orchestrator.E(op, orchestrator.Transient, err)

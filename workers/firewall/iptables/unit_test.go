@@ -204,8 +204,14 @@ func TestMixedBackendsAreRefused(t *testing.T) {
 			if err := f.check(text); errors.Is(err, ErrUnsupported) != test.want {
 				t.Errorf("%s: check: %v", test.name, err)
 			}
-			if err := f.in(f.unit.Boot); errors.Is(err, ErrUnsupported) != test.want {
+			if err := os.WriteFile(f.cfg.Rules, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.in(f.unit.Boot); err != nil {
 				t.Errorf("%s: boot: %v", test.name, err)
+			}
+			if err := f.prove(); err != nil {
+				t.Errorf("%s: after boot: %v", test.name, err)
 			}
 		}
 	})
