@@ -144,7 +144,7 @@ func TestGrammar(t *testing.T) {
 // realVar names a real xvp program, which no Debian package has. When it is set, the verdicts above are compared with its own.
 const realVar = "SLIPWAY_TEST_XVP"
 
-// TestGrammarOnRealXVP asks xvp itself for each row. Without the program there is nothing to ask and nothing is claimed.
+// TestGrammarOnRealXVP asks xvp itself for each row and golden file. Without the program there is nothing to ask and nothing is claimed.
 func TestGrammarOnRealXVP(t *testing.T) {
 	program := os.Getenv(realVar)
 	if program == "" {
@@ -156,37 +156,43 @@ func TestGrammarOnRealXVP(t *testing.T) {
 			continue
 		}
 		t.Run(tc.name, func(t *testing.T) {
-			dir := t.TempDir()
-			conf := filepath.Join(dir, "xvp.conf")
+			conf := filepath.Join(t.TempDir(), "xvp.conf")
 			if err := os.WriteFile(conf, []byte(tc.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			defer cancel()
-			cmd := exec.CommandContext(ctx, program, "-n", "-v", "-c", conf, "-l", "-", "-p", filepath.Join(dir, "pid"))
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			var log bytes.Buffer
-			accepted := false
-			for scan := bufio.NewScanner(out); scan.Scan(); {
-				fmt.Fprintln(&log, scan.Text())
-				if strings.Contains(scan.Text(), "> OTP") { // the first line after a whole file was taken
-					accepted = true
-					break
-				}
-			}
-			cancel()
-			_ = cmd.Wait()
-			if accepted != (tc.site == "") {
-				t.Errorf("xvp accepts: %v, we say %q\n%s", accepted, tc.site, &log)
+			if accepted, log := ask(t, program, conf); accepted != (tc.site == "") {
+				t.Errorf("xvp accepts: %v, we say %q\n%s", accepted, tc.site, log)
 			}
 		})
 	}
+	for name, want := range map[string]bool{"two-pools": true, "one-pool": true, "none": false} {
+		if accepted, log := ask(t, program, "testdata/"+name+".conf"); accepted != want {
+			t.Errorf("%s: xvp accepts: %v\n%s", name, accepted, log)
+		}
+	}
+}
+
+// ask has xvp read a file and ends it.
+func ask(t *testing.T, program, conf string) (accepted bool, log string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "-n", "-v", "-c", conf, "-l", "-", "-p", filepath.Join(t.TempDir(), "pid"))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var seen strings.Builder
+	for scan := bufio.NewScanner(out); !accepted && scan.Scan(); {
+		fmt.Fprintln(&seen, scan.Text())
+		accepted = strings.Contains(scan.Text(), "> OTP") // the first line after a whole file was taken
+	}
+	cancel()
+	_ = cmd.Wait() // killed, or ended by the file
+	return accepted, seen.String()
 }
 
 func TestOurPortsStayOutOfTheEphemeralRange(t *testing.T) {

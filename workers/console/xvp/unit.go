@@ -19,7 +19,7 @@ import (
 // ServiceNone as UnitConfig.Service has files placed and judged and touches no process.
 const ServiceNone = "none"
 
-// UnitConfig is the console section of an agent.
+// UnitConfig is the console section of an agent, which runs as root or as the user that xvp runs as.
 type UnitConfig struct {
 	// Target is the file of ours, absolute, e.g. /etc/xvp/slipway.conf. It is written as a whole, mode 0600.
 	Target string
