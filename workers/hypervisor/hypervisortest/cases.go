@@ -12,12 +12,8 @@ import (
 func lifeCycle(t *testing.T, b *bundle) {
 	ctx, h, spec := t.Context(), b.Hypervisor, b.spec(1, 1)
 	ref, vm := b.create(t, spec)
-	want := orchestrator.VM{
-		UUID: vm.UUID, Name: vm.Name, Run: spec.Run, Attempt: 1, Machine: spec.Machine, Power: "halted",
-		MemoryMiB: 1024, VCPUs: 2, Disks: vm.Disks, VIFs: vm.VIFs,
-	}
-	if vm.Run != want.Run || vm.Attempt != 1 || vm.Machine != want.Machine || vm.Power != "halted" || vm.Template || vm.MemoryMiB != 1024 || vm.VCPUs != 2 {
-		t.Errorf("shaped %+v\nwant %+v", vm, want)
+	if vm.Run != spec.Run || vm.Attempt != 1 || vm.Machine != spec.Machine || vm.Power != "halted" || vm.Template || vm.MemoryMiB != 1024 || vm.VCPUs != 2 {
+		t.Errorf("shaped %+v, want halted, tagged, with %+v", vm, spec.Plan)
 	}
 	if len(vm.Disks) != 1 || vm.Disks[0].Bytes < 20<<30 || vm.Disks[0].SR != b.sr {
 		t.Errorf("disks %+v, want one of 20 GiB on %s", vm.Disks, b.sr)

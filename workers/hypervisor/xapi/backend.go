@@ -100,10 +100,11 @@ func (b *Backend) Run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// Close logs out everywhere.
+// Close logs out everywhere, and waits for reads that nobody waits for any more. The port must not be in use.
 func (b *Backend) Close(ctx context.Context) error {
 	var errs []error
 	for _, p := range b.pools {
+		p.scans.work.Wait()
 		errs = append(errs, p.client.Close(ctx))
 	}
 	return errors.Join(errs...)

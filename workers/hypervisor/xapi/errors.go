@@ -167,6 +167,7 @@ func printable(s string) string {
 	if len(s) > maxShown {
 		s = strings.ToValidUTF8(s[:maxShown], "") + "…"
 	}
+	s = strings.ToValidUTF8(s, "\ufffd")
 	for _, r := range s {
 		if !strconv.IsPrint(r) {
 			return strconv.Quote(s)

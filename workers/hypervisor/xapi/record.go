@@ -176,6 +176,7 @@ type scanner struct {
 	mu   sync.Mutex
 	next *scan
 	gate sync.Mutex // one read at a time
+	work sync.WaitGroup
 }
 
 type scan struct {
@@ -192,16 +193,18 @@ func (p *pool) vms(ctx context.Context) (map[Ref]vmRecord, error) {
 	if mine == nil {
 		mine = &scan{done: make(chan struct{})}
 		s.next = mine
-		// The read belongs to all who wait for it, so it does not end with the first of them; Call's own deadline bounds it.
-		go func(ctx context.Context) {
+		// The read belongs to all who wait for it, so it does not end with the first of them; Call's own deadline bounds it, and Close
+		// waits for it.
+		all := context.WithoutCancel(ctx)
+		s.work.Go(func() {
 			defer close(mine.done)
 			s.gate.Lock()
 			defer s.gate.Unlock()
 			s.mu.Lock()
 			s.next = nil
 			s.mu.Unlock()
-			mine.err = p.client.Call(ctx, "VM.get_all_records", &mine.vms)
-		}(context.WithoutCancel(ctx))
+			mine.err = p.client.Call(all, "VM.get_all_records", &mine.vms)
+		})
 	}
 	s.mu.Unlock()
 	select {

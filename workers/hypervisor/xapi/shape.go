@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"slipway/orchestrator"
 )
@@ -20,11 +21,8 @@ func (b *Backend) ShapeMachine(ctx context.Context, spec orchestrator.MachineSpe
 		return orchestrator.VM{}, err
 	}
 	s := &shaping{pool: p, spec: spec}
-	if err := s.load(ctx); err != nil {
+	if err := s.idle(ctx); err != nil {
 		return orchestrator.VM{}, err
-	}
-	if task, operation := s.rec.busy(); operation != "" {
-		return orchestrator.VM{}, orchestrator.Errorf("xapi.ShapeMachine", orchestrator.Transient, "VM %s is busy with %s (task %s)", vm, printable(operation), printable(string(task)))
 	}
 	if s.rec.Power == "Halted" {
 		for _, part := range []func(context.Context) error{s.tag, s.siblings, s.provision, s.memory, s.vcpus, s.disk, s.network} {
@@ -50,6 +48,27 @@ type shaping struct {
 	spec orchestrator.MachineSpec
 	ref  Ref
 	rec  vmRecord
+}
+
+// idleWait is how long a VM may still be busy with what an earlier attempt began; a worker is not worth more.
+const idleWait = 10 * time.Second
+
+// idle reads the VM, and waits while something is still going on with it: there is no second act beside one that may be ours.
+func (s *shaping) idle(ctx context.Context) error {
+	waiting, cancel := context.WithTimeout(ctx, idleWait)
+	defer cancel()
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		if err := s.load(ctx); err != nil {
+			return err
+		}
+		task, operation := s.rec.busy()
+		if operation == "" {
+			return nil
+		}
+		if !sleep(waiting, pause) {
+			return orchestrator.Errorf("xapi.ShapeMachine", orchestrator.Transient, "VM %s is busy with %s (task %s)", s.spec.VM, printable(operation), printable(string(task)))
+		}
+	}
 }
 
 // load reads the VM anew.
