@@ -9,7 +9,8 @@
 //	INCLUDE "/etc/xvp/slipway.conf"
 //
 // So the site's pools stay byte for byte what they are, also while somebody edits them. The two are judged together, since names of pools
-// and ports are common to both; where they clash ours gives way. A host that serves nobody else may start xvp with our file itself.
+// and ports are common to both; where they clash ours gives way. A host that serves nobody else may start xvp with our file itself. A file in our place that lacks the Marker is
+// somebody else's, and is not written over.
 //
 // What xvp is like. It has no way to check a file and ends on a bad one, on a pool without a VM, and on a port that it cannot bind, and its
 // end ends every session: hence the parser, which takes no file that xvp refuses, and hence Unit stops xvp for an empty configuration instead

@@ -20,6 +20,8 @@ const (
 	FileName = "xvp.conf"
 	// TemplateName is where Render finds its template in the file system it is given.
 	TemplateName = "console/xvp/xvp.conf.tmpl"
+	// Marker is the first line of every file of ours, whatever the template. A file without it is somebody else's and is not written over.
+	Marker = "# Written by slipway, as a whole with every change: what is edited here is lost."
 )
 
 // Config is what a console group's file needs beside its rows.
@@ -60,13 +62,24 @@ func (e *EntryError) Error() string {
 }
 func (e *EntryError) Unwrap() error { return e.Err }
 
+// Machine is the machine that a line belongs to, false for a line that is nobody's.
+func (m LineMap) Machine(line int) (string, bool) {
+	machine, ok := m[line]
+	return machine, ok
+}
+
 // Render writes the whole file of a console group from its rows. The same rows give the same bytes, in whatever order they come. A pool
 // without a VM is left out, since xvp ends on one; without any row the file has comments only, and the agent then keeps xvp stopped unless
 // the site has pools of its own.
 //
-// The result has passed Parse. An error is an *EntryError when a row is at fault (the first by port), and otherwise one of the configuration
-// or the template.
+// The result has passed Parse. An error is Permanent: with an *EntryError in it when a row is at fault (the first by port), and otherwise
+// one of the configuration or the template.
 func Render(templates fs.FS, cfg Config, entries []orchestrator.ConsoleEntry) ([]apply.File, LineMap, error) {
+	files, lines, err := render(templates, cfg, entries)
+	return files, lines, orchestrator.E("xvp.Render", orchestrator.Permanent, err)
+}
+
+func render(templates fs.FS, cfg Config, entries []orchestrator.ConsoleEntry) ([]apply.File, LineMap, error) {
 	pools, err := cfg.pools()
 	if err != nil {
 		return nil, nil, err
@@ -215,8 +228,8 @@ func execute(templates fs.FS, pools []*poolView) ([]byte, error) {
 		return nil, fmt.Errorf("template: %w", err)
 	}
 	used := slices.DeleteFunc(slices.Clone(pools), func(p *poolView) bool { return len(p.VMs) == 0 })
-	var out bytes.Buffer
-	if err := t.Execute(&out, struct{ Pools []*poolView }{used}); err != nil {
+	out := bytes.NewBufferString(Marker + "\n")
+	if err := t.Execute(out, struct{ Pools []*poolView }{used}); err != nil {
 		return nil, fmt.Errorf("template: %w", err)
 	}
 	return out.Bytes(), nil

@@ -1,6 +1,7 @@
 package xvp
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -49,7 +50,10 @@ type Unit struct {
 	cfg UnitConfig
 }
 
-var _ agent.Unit = (*Unit)(nil)
+var (
+	_ agent.Unit       = (*Unit)(nil)
+	_ agent.RowCounter = (*Unit)(nil)
+)
 
 // NewUnit checks the configuration and fills in its defaults.
 func NewUnit(cfg UnitConfig) (*Unit, error) {
@@ -69,6 +73,9 @@ func NewUnit(cfg UnitConfig) (*Unit, error) {
 	for _, field := range []struct{ name, path string }{
 		{"target", cfg.Target}, {"main", cfg.Main}, {"program", cfg.Program}, {"pidfile", cfg.PIDFile}, {"loaded", cfg.Loaded},
 	} {
+		if _, err := quote(field.path); err != nil { // it may have to stand in an INCLUDE
+			return nil, fmt.Errorf("console %s: %w", field.name, err)
+		}
 		if !filepath.IsAbs(field.path) || filepath.Clean(field.path) != field.path {
 			return nil, fmt.Errorf("console %s %q: is no clean absolute path, write it from the root", field.name, field.path)
 		}
@@ -89,11 +96,14 @@ func (u *Unit) Targets() map[string]agent.Target {
 
 // Check implements agent.Unit: the candidate is read in its place within the site's main file, by the rules of Parse, since xvp itself
 // cannot check. A refusal names the candidate's own line; of two equal things of which the site has one, ours gives way. A site's file that
-// is broken without us is an ordinary error: no row is at fault.
+// is broken without us is an ordinary error: no row is at fault. So is a file in our place that we did not write: it is not replaced.
 func (u *Unit) Check(_ context.Context, dir string) error {
 	candidate, err := readFile(filepath.Join(dir, FileName))
 	if err != nil {
 		return fmt.Errorf("read the candidate: %w", err)
+	}
+	if err := u.mayReplace(); err != nil {
+		return err
 	}
 	_, _, err = u.parse(candidate)
 	var bad *SyntaxError
@@ -112,6 +122,34 @@ func (u *Unit) Check(_ context.Context, dir string) error {
 		return &agent.Fault{File: FileName, Line: bad.Other.Line, Message: fmt.Sprintf("%s: the site has it at %s", bad.Message, bad.Position)}
 	}
 	return &agent.Fault{File: FileName, Message: "what follows it no longer reads: " + bad.Error()}
+}
+
+// mayReplace refuses to write over pools of somebody else.
+func (u *Unit) mayReplace() error {
+	live, err := readFile(u.cfg.Target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(bytes.TrimSpace(live)) == 0 || bytes.HasPrefix(live, []byte(Marker)) {
+		return nil
+	}
+	return fmt.Errorf("%s was not written by slipway and is left alone: configure another file as ours, and include it from this one", u.cfg.Target)
+}
+
+// CountRows implements agent.RowCounter: the VMs of the file.
+func (u *Unit) CountRows(files map[string][]byte) int {
+	file, err := Parse(FileName, files[FileName], Rules{Ours: func(string) bool { return false }})
+	if err != nil {
+		return -1
+	}
+	rows := 0
+	for _, pool := range file.Pools {
+		rows += len(pool.VMs)
+	}
+	return rows
 }
 
 func first(bad *SyntaxError) string {

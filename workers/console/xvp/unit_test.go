@@ -132,6 +132,9 @@ func (h *host) free() uint16 {
 	return 0
 }
 
+// ours is a text as Render makes them: the marker is its first line.
+func ours(text string) string { return xvp.Marker + "\n" + text }
+
 func pool(name string, lines ...string) string {
 	return "POOL " + name + "\n DOMAIN \"\"\n MANAGER xvp de423b8ea2bc007494f43d47a87410fa\n HOST 127.0.0.1 h\n" + strings.Join(lines, "")
 }
@@ -148,7 +151,7 @@ func (h *host) vm(port uint16, n int, password string) string {
 func (h *host) check(text string) error {
 	h.t.Helper()
 	dir := h.t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, xvp.FileName), []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, xvp.FileName), []byte(ours(text)), 0o600); err != nil {
 		h.t.Fatal(err)
 	}
 	return h.unit.Check(h.t.Context(), dir)
@@ -160,7 +163,7 @@ func (h *host) apply(text string) {
 	if err := h.check(text); err != nil {
 		h.t.Fatalf("check: %v", err)
 	}
-	h.write(h.cfg.Target, text)
+	h.write(h.cfg.Target, ours(text))
 	h.live()
 }
 
@@ -324,10 +327,10 @@ func TestBadCandidate(t *testing.T) {
 			text string
 			line int
 		}{
-			"syntax":             {pool("slipway-a", h.vm(a, 1, "right"), " VN 1\n"), 6},
-			"port of the site":   {pool("slipway-a", h.vm(a, 1, "right"), h.vm(foreign, 2, "x")), 6},
-			"pool of the site":   {pool("slipway-a", h.vm(a, 1, "right")) + pool("site", h.vm(b, 2, "x")), 6},
-			"ephemeral port":     {pool("slipway-a", h.vm(a, 1, "right"), h.vm(40000, 2, "x")), 6},
+			"syntax":             {pool("slipway-a", h.vm(a, 1, "right"), " VN 1\n"), 7},
+			"port of the site":   {pool("slipway-a", h.vm(a, 1, "right"), h.vm(foreign, 2, "x")), 7},
+			"pool of the site":   {pool("slipway-a", h.vm(a, 1, "right")) + pool("site", h.vm(b, 2, "x")), 7},
+			"ephemeral port":     {pool("slipway-a", h.vm(a, 1, "right"), h.vm(40000, 2, "x")), 7},
 			"no VM left in pool": {pool("slipway-a"), 0}, // seen where the site's begins
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -382,7 +385,7 @@ func TestAPortThatCannotBeBound(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = taken.Close() }()
-		h.write(h.cfg.Target, old+h.vm(b, 2, "x"))
+		h.write(h.cfg.Target, ours(old+h.vm(b, 2, "x")))
 		start := time.Now()
 		if err := h.unit.Reload(t.Context(), agent.Change{}); err == nil || !strings.Contains(err.Error(), "has ended") {
 			t.Fatalf("reload: %v", err)
@@ -393,7 +396,7 @@ func TestAPortThatCannotBeBound(t *testing.T) {
 		if err := h.unit.Prove(t.Context()); err == nil {
 			t.Error("prove passes without xvp")
 		}
-		h.write(h.cfg.Target, old)
+		h.write(h.cfg.Target, ours(old))
 		if err := h.unit.Reload(t.Context(), agent.Change{Restoring: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -417,7 +420,7 @@ func TestProveSeesWhatRuns(t *testing.T) {
 			}
 		}
 		// The agent was killed between the swap and the reload: every port is right and the text is not live.
-		h.write(h.cfg.Target, pool("slipway-a", h.vm(a, 1, "changed")))
+		h.write(h.cfg.Target, ours(pool("slipway-a", h.vm(a, 1, "changed"))))
 		fails("a text that was never read", "was not made to read")
 		h.live()
 		h.answers(a, "changed", true)
@@ -497,6 +500,31 @@ func TestOneFileAlone(t *testing.T) {
 	})
 }
 
+// Pools that were there before us are not written over, even when the configuration says that their file is ours.
+func TestAForeignFileIsLeftAlone(t *testing.T) {
+	onEach(t, func(t *testing.T, h *host) {
+		h.write(h.cfg.Target, pool("site", " VM 5900 x ed1a6fce37775acd\n"))
+		err := h.check("")
+		var fault *agent.Fault
+		if err == nil || errors.As(err, &fault) || !strings.Contains(err.Error(), "not written by slipway") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestCountRows(t *testing.T) {
+	var counter agent.RowCounter = &xvp.Unit{}
+	two := pool("a", " VM 5900 x ed1a6fce37775acd\n") + pool("b", " VM 5901 x ed1a6fce37775acd\n")
+	for text, want := range map[string]int{two: 2, ours(""): 0, "": 0, "POOL a\n": -1} {
+		if got := counter.CountRows(map[string][]byte{xvp.FileName: []byte(text)}); got != want {
+			t.Errorf("%q: %d rows, want %d", text, got, want)
+		}
+	}
+	if got := counter.CountRows(nil); got != 0 {
+		t.Errorf("no file: %d rows", got)
+	}
+}
+
 func TestStartThatFails(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {
@@ -529,12 +557,12 @@ func TestServiceNone(t *testing.T) {
 		t.Fatalf("targets: %v", unit.Targets())
 	}
 	good := pool("a", " VM 40000 11111111-2222-3333-4444-555555555501 daaaa96228e23a45\n") // no kernel is asked here
-	for _, text := range []string{good, "", "POOL a\n"} {
+	for _, text := range []string{ours(good), ours(""), ours("POOL a\n")} {
 		if err := os.WriteFile(target.Path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		check, reload, prove := unit.Check(t.Context(), dir), unit.Reload(t.Context(), agent.Change{}), unit.Prove(t.Context())
-		if bad := strings.HasPrefix(text, "POOL a\n") && len(text) < 10; bad != (check != nil) || bad != (reload != nil) || bad != (prove != nil) {
+		if bad := text == ours("POOL a\n"); bad != (check != nil) || bad != (reload != nil) || bad != (prove != nil) {
 			t.Errorf("%q: check %v, reload %v, prove %v", text, check, reload, prove)
 		}
 	}
@@ -548,6 +576,7 @@ func TestNewUnitRefuses(t *testing.T) {
 		"no target":        {},
 		"relative target":  {Target: "xvp.conf"},
 		"relative main":    {Target: "/etc/x", Main: "xvp.conf"},
+		"quote in target":  {Target: `/etc/a"b`},
 		"unclean main":     {Target: "/etc/x", Main: "/etc/../xvp.conf"},
 		"relative program": {Target: "/etc/x", Program: "xvp"},
 		"service":          {Target: "/etc/x", Service: "systemd"},
