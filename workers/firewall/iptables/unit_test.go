@@ -179,10 +179,11 @@ func TestCulpritsLineLeadsToItsMachine(t *testing.T) {
 	})
 }
 
+func other(backend string) string { return backends[1-slices.Index(backends, backend)] }
+
 func TestMixedBackendsAreRefused(t *testing.T) {
 	t.Parallel()
 	forBackends(t, func(t *testing.T, backend string) {
-		other := backends[1-slices.Index(backends, backend)]
 		tests := []struct {
 			name  string
 			spoil []string
@@ -195,7 +196,7 @@ func TestMixedBackendsAreRefused(t *testing.T) {
 		}
 		for _, test := range tests {
 			f := alone(t, backend)
-			f.ns.MustRun(append([]string{testenv.Need(t, "iptables-"+other)}, test.spoil...)...)
+			f.ns.MustRun(append([]string{testenv.Need(t, "iptables-"+other(backend))}, test.spoil...)...)
 			err := f.in(f.unit.Probe)
 			if refused := errors.Is(err, ErrUnsupported); refused != test.want || (err != nil) != test.want {
 				t.Errorf("%s: probe: %v", test.name, err)
