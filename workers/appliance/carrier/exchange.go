@@ -1,0 +1,90 @@
+package carrier
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"unicode"
+
+	"slipway/workers/appliance/apply"
+)
+
+// Bounds, in bytes, of what we take from an appliance.
+const (
+	maxAnswer  = 1 << 20
+	maxMessage = 2000
+	maxStderr  = 16 << 10
+)
+
+// codes are the answers that there are.
+var codes = []apply.Code{
+	apply.Applied, apply.Unchanged, apply.Checked, apply.Stale, apply.Newer, apply.Shrink, apply.Culprit, apply.Restored, apply.Broken,
+	apply.Refused, apply.Busy, apply.Unsupported,
+}
+
+// errNoAnswer says that the output ended before an answer did.
+var errNoAnswer = errors.New("no answer")
+
+// readAnswer reads one answer, and no further: what holds the output open afterwards does not matter.
+func readAnswer(r io.Reader) (apply.Answer, error) {
+	decoder := json.NewDecoder(io.LimitReader(r, maxAnswer))
+	decoder.DisallowUnknownFields()
+	var a apply.Answer
+	if err := decoder.Decode(&a); err != nil {
+		return apply.Answer{}, fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	if !slices.Contains(codes, a.Code) {
+		return apply.Answer{}, fmt.Errorf("%w: code %q is not known", errNoAnswer, printable(string(a.Code)))
+	}
+	if sum, err := hex.DecodeString(a.SHA256); err != nil || len(sum) != 0 && len(sum) != 32 {
+		return apply.Answer{}, fmt.Errorf("%w: sha256 %q is none", errNoAnswer, printable(a.SHA256))
+	}
+	if a.Generation < 0 || a.Rows < 0 || a.Line < 0 {
+		return apply.Answer{}, fmt.Errorf("%w: negative numbers", errNoAnswer)
+	}
+	a.Message, a.File = printable(a.Message), printable(a.File)
+	return a, nil
+}
+
+// printable makes one line of bounded length out of an appliance's words, which end up on operators' terminals.
+func printable(s string) string {
+	if len(s) > maxMessage {
+		s = strings.ToValidUTF8(s[:maxMessage], "") + " …"
+	}
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, s))
+}
+
+// stderr keeps the beginning of what a far side complains, and takes the rest. It may be read while it is written.
+type stderr struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (s *stderr) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if room := maxStderr - s.buf.Len(); room > 0 {
+		s.buf.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+func (s *stderr) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return printable(s.buf.String())
+}
