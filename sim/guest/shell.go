@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"mvdan.cc/sh/v3/expand"
@@ -95,8 +96,10 @@ func (p *process) shell(ctx context.Context, s script) int {
 		fmt.Fprintf(s.stderr, "%s: %v\n", s.name, err)
 		return exitMisuse
 	}
+	// The interpreter's own temporary files are named pipes on this machine, made for what refuse finds and eval hides: nowhere to make them.
+	env := append(slices.Clone(s.env), "TMPDIR=/proc/none")
 	runner, err := interp.New(
-		interp.Env(expand.ListEnviron(s.env...)),
+		interp.Env(expand.ListEnviron(env...)),
 		interp.Dir("/"),
 		interp.StdIO(s.stdin, s.stdout, s.stderr),
 		interp.CallHandler(call),

@@ -170,8 +170,25 @@ func (c *conn) run(ctx context.Context, command string, stdin io.Reader) (result
 	}
 	defer func() { _ = session.Close() }()
 	stdout, stderr := &bounded{limit: maxStdout}, &bounded{limit: maxStderr}
-	session.Stdin, session.Stdout, session.Stderr = stdin, stdout, stderr
-	err = session.Run(command)
+	session.Stdout, session.Stderr = stdout, stderr
+	// Not session.Stdin: a command that ends without reading all of it would count as failed, and its exit code be lost.
+	pipe, err := session.StdinPipe()
+	if err != nil {
+		return result{}, &notStarted{err}
+	}
+	if err := session.Start(command); err != nil {
+		return result{}, fmt.Errorf("start the command: %w", err)
+	}
+	var feeding sync.WaitGroup
+	feeding.Go(func() {
+		defer pipe.Close()
+		if stdin != nil {
+			_, _ = io.Copy(pipe, stdin)
+		}
+	})
+	err = session.Wait()
+	_ = session.Close()
+	feeding.Wait()
 	r := result{stdout: stdout.data, stderr: printable(stderr.data)}
 	var exit *ssh.ExitError
 	switch {

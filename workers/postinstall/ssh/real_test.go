@@ -75,12 +75,18 @@ func (b *realBundle) restart(t *testing.T) {
 	b.installer = i
 }
 
+// observe asks again while sshd restarts with its new key: it takes no connection for a moment.
 func (b *realBundle) observe(t *testing.T, job string, offset int64) orchestrator.JobStatus {
 	t.Helper()
-	status, err := b.installer.ObserveJob(t.Context(), b.ref, job, offset)
-	if err != nil {
-		t.Fatalf("observe %s: %v", job, err)
-	}
+	var status orchestrator.JobStatus
+	testnet.Until(t, 20*time.Second, "an answer about job "+job, func() bool {
+		var err error
+		status, err = b.installer.ObserveJob(t.Context(), b.ref, job, offset)
+		if err != nil && orchestrator.KindOf(err) != orchestrator.Transient {
+			t.Fatalf("observe %s: %v", job, err)
+		}
+		return err == nil
+	})
 	return status
 }
 
@@ -174,9 +180,13 @@ pgrep -f '^sshd: root@notty' >>/root/killed && pkill -KILL -f '^sshd: root@notty
 	}
 	starters.Wait()
 	b.restart(t)
-	if err := b.installer.EnsureJob(t.Context(), b.ref, b.job); err != nil {
-		t.Fatalf("after a restart: %v", err)
-	}
+	testnet.Until(t, 20*time.Second, "the job to be there after a restart", func() bool {
+		err := b.installer.EnsureJob(t.Context(), b.ref, b.job)
+		if kind := orchestrator.KindOf(err); err != nil && kind != orchestrator.Unknown && kind != orchestrator.Transient {
+			t.Fatalf("after a restart: %v", err)
+		}
+		return err == nil
+	})
 	status, log := b.until(t, b.job.ID, orchestrator.JobExited)
 	if status.Exit != 0 {
 		t.Fatalf("exit code %d:\n%s", status.Exit, log)
