@@ -315,6 +315,7 @@ func TestClonesOfOneTemplateGoOneAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	other := attach(t, w.sim, front(t, w.sim)) // another process, which has not seen the first one's task
 	var wg sync.WaitGroup
 	for n := range 3 {
 		wg.Go(func() {
@@ -323,8 +324,7 @@ func TestClonesOfOneTemplateGoOneAtATime(t *testing.T) {
 			}
 		})
 	}
-	wg.Go(func() { // another process, which has not seen the first one's task
-		other := attach(t, w.sim, front(t, w.sim))
+	wg.Go(func() {
 		if _, err := other.StartClone(t.Context(), w.spec(20, 1)); orchestrator.KindOf(err) != orchestrator.Exhausted {
 			t.Errorf("another process's clone beside ours: %v", err)
 		}
@@ -454,6 +454,22 @@ func TestMACOfAnotherVMIsRefused(t *testing.T) {
 		})
 		if _, err := w.ShapeMachine(t.Context(), spec, w.clone(t, spec).UUID); orchestrator.KindOf(err) != orchestrator.Permanent || !strings.Contains(err.Error(), spec.MAC) {
 			t.Errorf("a MAC that is taken: %v", err)
+		}
+	}
+}
+
+// TestShapeFollowsThePlanBothWays: vCPUs and memory up and down again, in an order that xapi accepts at each step; a disk only grows.
+func TestShapeFollowsThePlanBothWays(t *testing.T) {
+	w := open(t, sim.Config{})
+	spec := w.spec(1, 1)
+	vm := w.clone(t, spec)
+	for _, plan := range []orchestrator.Plan{
+		{VCPUs: 8, MemoryMiB: 8192, DiskGiB: 30}, {VCPUs: 1, MemoryMiB: 512, DiskGiB: 5}, {VCPUs: 2, MemoryMiB: 1024, DiskGiB: 31},
+	} {
+		spec.Plan = plan
+		shaped := w.shape(t, spec, vm.UUID)
+		if shaped.VCPUs != plan.VCPUs || shaped.MemoryMiB != plan.MemoryMiB || shaped.Disks[0].Bytes < max(plan.DiskGiB, 30)<<30 {
+			t.Errorf("%+v became %+v", plan, shaped)
 		}
 	}
 }
@@ -704,6 +720,66 @@ func TestRunWakesThoseWhoWait(t *testing.T) {
 	if n := server.Sessions("slipway-run") + server.Sessions("slipway-run-events"); n != 0 {
 		t.Errorf("%d sessions are left on the pool", n)
 	}
+}
+
+// TestTwentyMachinesAtOnce makes machines of one template in parallel, with sessions ending on the way, and counts what they cost.
+func TestTwentyMachinesAtOnce(t *testing.T) {
+	const machines = 20
+	w := open(t, sim.Config{})
+	vdis := w.count(t, "VDI")
+	before := total(w.sim.Calls())
+	t.Run("all", func(t *testing.T) {
+		for n := range machines {
+			t.Run(fmt.Sprint(n), func(t *testing.T) {
+				t.Parallel()
+				spec := w.spec(n+1, 1)
+				var task string
+				until(t, "a free template", func() bool {
+					var err error
+					task, err = w.StartClone(t.Context(), spec)
+					if err != nil && orchestrator.KindOf(err) != orchestrator.Exhausted {
+						t.Fatalf("StartClone: %v", err)
+					}
+					return err == nil
+				})
+				if n == machines/2 {
+					w.sim.ExpireSessions()
+				}
+				if state := w.ended(t, task); state.State != orchestrator.TaskSucceeded {
+					t.Fatalf("clone: %+v", state)
+				}
+				ref := spec.MachineRef
+				vm, err := w.FindMachine(t.Context(), ref)
+				if err != nil {
+					t.Fatalf("FindMachine: %v", err)
+				}
+				w.shape(t, spec, vm.UUID)
+				ref.VM = vm.UUID
+				if task, err = w.StartMachine(t.Context(), ref, w.host); err != nil {
+					t.Fatalf("StartMachine: %v", err)
+				}
+				if state := w.ended(t, task); state.State != orchestrator.TaskSucceeded {
+					t.Errorf("start: %+v", state)
+				}
+			})
+		}
+	})
+	cost := (total(w.sim.Calls()) - before) / machines
+	if n := len(w.vms(t)); n != machines || w.count(t, "VDI") != vdis+machines {
+		t.Errorf("%d VMs and %d new disks, want %d of each", n, w.count(t, "VDI")-vdis, machines)
+	}
+	t.Logf("%d calls per machine", cost)
+	if cost > 150 {
+		t.Errorf("%d calls per machine", cost)
+	}
+}
+
+func total(calls map[string]int) int {
+	n := 0
+	for _, c := range calls {
+		n += c
+	}
+	return n
 }
 
 func TestSessionsGoneInTheMiddle(t *testing.T) {
