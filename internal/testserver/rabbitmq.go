@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -33,7 +34,8 @@ type Broker struct {
 	erlCall                    string
 	guard                      *guard
 	epmd                       *process
-	server                     *process // nil while stopped
+	server                     *process   // nil while stopped
+	calls                      sync.Mutex // erl_call joins the node under one name
 	count                      atomic.Int64
 }
 
@@ -178,6 +180,8 @@ func (b *Broker) CAFile() string { return filepath.Join(b.dir, "ca.pem") }
 func (b *Broker) vhost(tb testing.TB) string {
 	tb.Helper()
 	name := fmt.Sprintf("test-%d", b.count.Add(1))
+	b.calls.Lock()
+	defer b.calls.Unlock()
 	// rabbitmqctl would boot an Erlang machine for each command, two seconds of it.
 	cmd := b.command(b.erlCall, "-sname", b.node(), "-timeout", "30", "-e")
 	cmd.Stdin = strings.NewReader(fmt.Sprintf(`ok = rabbit_vhost:add(<<"%[1]s">>, <<"guest">>),

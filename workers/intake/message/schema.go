@@ -107,6 +107,9 @@ func (c *collector) collect(schema *jsonschema.Schema, e *jsonschema.ValidationE
 		for _, name := range k.Properties[:min(len(k.Properties), maxProblems)] {
 			c.shape = append(c.shape, problem(shown(join(path, name)), "is unknown", unknownFix(name, known)))
 		}
+	case *kind.PropertyNames:
+		c.shape = append(c.shape, problem(shown(join(path, k.Property)), "is no name of a CloudEvents attribute",
+			unknownFix(k.Property, properties(schema, e.InstanceLocation))))
 	case *kind.Type:
 		c.shape = append(c.shape, problem(field, "is "+article(k.Got), "write "+article(strings.Join(k.Want, " or "))))
 	case *kind.AnyOf:

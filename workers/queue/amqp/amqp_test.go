@@ -38,6 +38,7 @@ func open(tb testing.TB, url string) *amqp.Queue {
 		Log:        slog.New(slog.NewTextHandler(tb.Output(), nil)),
 		BackoffMin: 20 * time.Millisecond, BackoffMax: 300 * time.Millisecond,
 		PublishTimeout: 10 * time.Second,
+		Probe:          100 * time.Millisecond,
 	})
 	if err != nil {
 		tb.Fatal(err)
