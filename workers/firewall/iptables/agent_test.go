@@ -52,7 +52,7 @@ func TestUnderTheAgent(t *testing.T) {
 		f.iptables("-F", "SLIPWAY-TO") // somebody's hand
 		expect("drift", ask(1, one, 1), apply.Applied)
 		expect("more", ask(3, all, 3), apply.Applied)
-		f.ns.MustRun(testenv.Need(t, "iptables-"+other(backend)), "-A", "INPUT", "-j", "ACCEPT")
+		f.ns.MustRun(testenv.Need(t, "iptables-"+other(backend)), "-w", "5", "-A", "INPUT", "-j", "ACCEPT")
 		expect("mixed", ask(4, one, 1), apply.Unsupported)
 		if f.armed() {
 			t.Error("a timer is left")

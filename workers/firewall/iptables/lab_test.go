@@ -162,10 +162,10 @@ func (f *firewall) foreign() string {
 	return b.String()
 }
 
-// iptables runs the command of the unit's backend.
+// iptables runs the command of the unit's backend. The legacy one has a lock for the whole machine, whatever the namespace.
 func (f *firewall) iptables(args ...string) {
 	f.t.Helper()
-	f.ns.MustRun(append([]string{strings.TrimSuffix(f.save, "-save")}, args...)...)
+	f.ns.MustRun(append([]string{strings.TrimSuffix(f.save, "-save"), "-w", "5"}, args...)...)
 }
 
 func (f *firewall) armed() bool {

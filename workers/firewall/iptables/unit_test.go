@@ -196,7 +196,7 @@ func TestMixedBackendsAreRefused(t *testing.T) {
 		}
 		for _, test := range tests {
 			f := alone(t, backend)
-			f.ns.MustRun(append([]string{testenv.Need(t, "iptables-"+other(backend))}, test.spoil...)...)
+			f.ns.MustRun(append([]string{testenv.Need(t, "iptables-"+other(backend)), "-w", "5"}, test.spoil...)...)
 			err := f.in(f.unit.Probe)
 			if refused := errors.Is(err, ErrUnsupported); refused != test.want || (err != nil) != test.want {
 				t.Errorf("%s: probe: %v", test.name, err)
