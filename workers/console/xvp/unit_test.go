@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"slipway/orchestrator"
 	sim "slipway/sim/xvp"
 	"slipway/workers/appliance/agent"
@@ -32,7 +34,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(beXVP) == "1" {
 		os.Exit(sim.Main(os.Args[1:], os.Stdout, os.Stderr))
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // onEach runs a test on the stand-in, as a process of its own, and on the real xvp where there is one.
@@ -409,7 +411,7 @@ func TestAPortThatCannotBeBound(t *testing.T) {
 
 func TestProveSeesWhatRuns(t *testing.T) {
 	onEach(t, func(t *testing.T, h *host) {
-		a, b := h.free(), h.free()
+		a := h.free()
 		h.apply(pool("slipway-a", h.vm(a, 1, "right")))
 		fails := func(why, want string) {
 			t.Helper()
@@ -443,7 +445,6 @@ func TestProveSeesWhatRuns(t *testing.T) {
 
 		h.write(h.cfg.Target, "")
 		fails("no console left", "though no console is configured")
-		_ = b
 	})
 }
 
