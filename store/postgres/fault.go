@@ -1,0 +1,44 @@
+package postgres
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"slipway/store/internal/sqlstore"
+)
+
+// SQLSTATEs, from the manual's appendix A.
+const (
+	notNullViolation     = "23502"
+	serializationFailure = "40001"
+	deadlockDetected     = "40P01"
+)
+
+// repeats reports that the server broke a transaction off which may be made again as it was.
+func repeats(err error) bool {
+	var failure *pgconn.PgError
+	return errors.As(err, &failure) && (failure.Code == serializationFailure || failure.Code == deadlockDetected)
+}
+
+// Fault implements sqlstore.DB. What the server did not answer with a proper error is Away: connections, deadlines, shutdowns.
+func (db *database) Fault(err error) sqlstore.Fault {
+	if err == nil {
+		return sqlstore.Fault{}
+	}
+	var failure *pgconn.PgError
+	if !errors.As(err, &failure) {
+		return sqlstore.Fault{Away: true}
+	}
+	switch class := failure.Code[:min(2, len(failure.Code))]; {
+	case failure.Code == notNullViolation:
+		return sqlstore.Fault{Constraint: failure.TableName + "." + failure.ColumnName}
+	case class == "23":
+		return sqlstore.Fault{Constraint: failure.ConstraintName}
+	case repeats(err), strings.Contains("08 25 53 55 57 58 XX", class), strings.HasPrefix(failure.Code, "28"):
+		// connection, read-only standby, resources, lock not available, operator's intervention, system error, internal error, login
+		return sqlstore.Fault{Away: true}
+	}
+	return sqlstore.Fault{}
+}

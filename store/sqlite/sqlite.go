@@ -1,0 +1,224 @@
+// Package sqlite is the store of one machine: a file, written by one connection and read by several.
+//
+// Every commit is on the disk before anybody is told of it (WAL with synchronous=FULL). Several processes may open one file: each
+// transaction that writes takes the write lock when it begins and waits for it, so that none fails halfway.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"sync/atomic"
+
+	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"slipway/orchestrator"
+	"slipway/store/internal/schema"
+	"slipway/store/internal/sqlstore"
+)
+
+const readers = 4
+
+var words = sqlstore.Words{
+	Now:  `(CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000)`,
+	List: `(SELECT value FROM json_each(%s))`,
+}
+
+// Open opens a store that Migrate has made. It is closed by its Close.
+func Open(ctx context.Context, path string) (*sqlstore.Store, error) {
+	db := &database{speller: sqlstore.NewSpeller(words), writer: make(chan *connection, 1)}
+	var err error
+	if db.write, err = open(path, false); err != nil {
+		return nil, err
+	}
+	if db.read, err = open(path, true); err != nil {
+		return nil, errors.Join(err, db.write.Close())
+	}
+	db.read.SetMaxOpenConns(readers)
+	if err := schema.Check(ctx, schema.SQLite, db.write); err != nil {
+		if db.Fault(err).Away {
+			err = orchestrator.Errorf("store.Open", orchestrator.Transient, "open %s: %w: %w", path, orchestrator.ErrStoreAway, err)
+		}
+		return nil, errors.Join(err, db.Close())
+	}
+	db.writer <- &connection{}
+	return sqlstore.New(db, 0), nil
+}
+
+// Migrate makes the file when there is none and brings its schema up to date.
+func Migrate(ctx context.Context, path string) error {
+	// Made by us, so that only our user reads it: it holds sealed secrets and customers' names.
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		err = file.Close()
+	}
+	if err != nil {
+		return orchestrator.Errorf("store.Migrate", orchestrator.Permanent, "make the database: %w", err)
+	}
+	db, err := open(path, false)
+	if err != nil {
+		return err
+	}
+	return errors.Join(schema.Up(ctx, schema.SQLite, db), db.Close())
+}
+
+func open(path string, readOnly bool) (*sql.DB, error) {
+	pragmas := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}}
+	if readOnly {
+		pragmas["_pragma"] = append(pragmas["_pragma"], "query_only(1)")
+	}
+	pragmas.Set("_time_format", "sqlite")
+	return sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+pragmas.Encode())
+}
+
+// database implements sqlstore.DB.
+type database struct {
+	write, read *sql.DB
+	speller     *sqlstore.Speller
+	writer      chan *connection // whoever has it may write
+	commits     atomic.Int64
+	trips       atomic.Int64
+}
+
+// connection is the one that writes, with its prepared statements. It is opened when it is needed.
+type connection struct {
+	conn       *sql.Conn
+	statements map[string]*sql.Stmt
+}
+
+func (db *database) Close() error { return errors.Join(db.write.Close(), db.read.Close()) }
+
+func (db *database) Counters() (commits, roundTrips int64) { return db.commits.Load(), db.trips.Load() }
+
+func (db *database) Ping(ctx context.Context) error {
+	var one int
+	return db.read.QueryRowContext(ctx, `SELECT count(*) FROM pools`).Scan(&one)
+}
+
+// LockLedger has nothing to do: there is one writer at a time.
+func (db *database) LockLedger() (sqlstore.Stmt, bool) { return sqlstore.Stmt{}, false }
+
+func (db *database) Apply(ctx context.Context, stmts []sqlstore.Stmt) (at int, err error) {
+	at = -1
+	err = db.Update(ctx, func(tx sqlstore.Tx) error {
+		at, err = tx.Run(ctx, stmts...)
+		return err
+	})
+	return at, err
+}
+
+func (db *database) Update(ctx context.Context, f func(sqlstore.Tx) error) (err error) {
+	var c *connection
+	select {
+	case c = <-db.writer:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the writer: %w", ctx.Err())
+	}
+	defer func() { db.writer <- c }()
+	db.trips.Add(1)
+	if err := c.open(ctx, db.write); err != nil {
+		return err
+	}
+	if _, err := c.conn.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
+		c.discard()
+		return err
+	}
+	// What was begun is ended whatever becomes of the caller.
+	end := context.WithoutCancel(ctx)
+	if err := f(transaction{db, c.prepare}); err != nil {
+		if _, rollback := c.conn.ExecContext(end, `ROLLBACK`); rollback != nil {
+			c.discard() // SQLite may have rolled back by itself; a new connection is in no doubt
+		}
+		return err
+	}
+	if _, err := c.conn.ExecContext(end, `COMMIT`); err != nil {
+		c.discard()
+		return err
+	}
+	db.commits.Add(1)
+	return nil
+}
+
+func (db *database) View(ctx context.Context, f func(sqlstore.Tx) error) error {
+	db.trips.Add(1)
+	tx, err := db.read.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	err = f(transaction{db, tx.PrepareContext})
+	return errors.Join(err, tx.Rollback())
+}
+
+func (c *connection) open(ctx context.Context, db *sql.DB) error {
+	if c.conn != nil {
+		return nil
+	}
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	c.conn, c.statements = conn, map[string]*sql.Stmt{}
+	return nil
+}
+
+// discard closes the connection for good; the next writer opens another.
+func (c *connection) discard() {
+	for _, stmt := range c.statements {
+		_ = stmt.Close() // the connection goes with it
+	}
+	_ = c.conn.Raw(func(any) error { return errDiscard }) // makes database/sql drop the connection
+	_ = c.conn.Close()
+	c.conn, c.statements = nil, nil
+}
+
+// prepare keeps each statement of the package for as long as the connection lives.
+func (c *connection) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
+	if stmt, ok := c.statements[text]; ok {
+		return stmt, nil
+	}
+	stmt, err := c.conn.PrepareContext(context.WithoutCancel(ctx), text)
+	if err != nil {
+		return nil, err
+	}
+	c.statements[text] = stmt
+	return stmt, nil
+}
+
+type transaction struct {
+	db      *database
+	prepare func(context.Context, string) (*sql.Stmt, error)
+}
+
+func (t transaction) Run(ctx context.Context, stmts ...sqlstore.Stmt) (int, error) {
+	for i, stmt := range stmts {
+		if err := t.run(ctx, stmt); err != nil {
+			return i, err
+		}
+	}
+	return -1, nil
+}
+
+func (t transaction) run(ctx context.Context, stmt sqlstore.Stmt) error {
+	prepared, err := t.prepare(ctx, t.db.speller.Spell(stmt.SQL))
+	if err != nil {
+		return err
+	}
+	if stmt.Scan == nil {
+		_, err := prepared.ExecContext(ctx, stmt.Args...)
+		return err
+	}
+	rows, err := prepared.QueryContext(ctx, stmt.Args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := stmt.Scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}

@@ -1,0 +1,70 @@
+package sqlite_test
+
+import (
+	"context"
+	"database/sql"
+	"net/url"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"slipway/store/sqlite"
+	"slipway/store/storetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestStore(t *testing.T) {
+	storetest.Exercise(t, storetest.Harness{New: func(t testing.TB) storetest.Database { return newFile(t) }, TripsPerCommit: 1})
+}
+
+type file struct {
+	path string
+}
+
+func newFile(t testing.TB) file {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "slipway db?#%.sqlite")
+	if err := sqlite.Migrate(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
+	return file{path: path}
+}
+
+func (f file) Open(t testing.TB) storetest.Store {
+	t.Helper()
+	s, err := sqlite.Open(t.Context(), f.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func (f file) do(use func(*sql.DB) error) error {
+	db, err := sql.Open("sqlite", "file:"+escape(f.path)+"?_pragma=busy_timeout(10000)&_pragma=foreign_keys(1)")
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return use(db)
+}
+
+func (f file) Exec(ctx context.Context, text string) error {
+	return f.do(func(db *sql.DB) error {
+		_, err := db.ExecContext(ctx, text)
+		return err
+	})
+}
+
+func (f file) Value(ctx context.Context, text string) (n int64, err error) {
+	err = f.do(func(db *sql.DB) error { return db.QueryRowContext(ctx, text).Scan(&n) })
+	return n, err
+}
+
+func escape(path string) string { return (&url.URL{Path: path}).EscapedPath() }
