@@ -47,6 +47,7 @@ type pool struct {
 	clones    map[string]*cloneQueue // by template uuid
 	unlocked  bool                   // the licence has no VIF locking
 	wakeTasks map[Ref]bool           // clones in flight, whose end gives room to the next
+	uuids     map[Ref]string         // of storages and networks
 }
 
 // NewBackend makes a backend for the pools, by pool id. wake is told the keys of orchestrator.WakeTask and WakeCapacity as tasks end; it
@@ -74,7 +75,7 @@ func NewBackend(pools map[string]PoolConfig, wake func(key string), log *slog.Lo
 		}
 		b.pools[id] = &pool{
 			id: id, client: client, images: cfg.Images, srs: slices.Clone(cfg.SRs), log: cfg.Logger,
-			clones: map[string]*cloneQueue{}, wakeTasks: map[Ref]bool{},
+			clones: map[string]*cloneQueue{}, wakeTasks: map[Ref]bool{}, uuids: map[Ref]string{},
 		}
 	}
 	return b, nil

@@ -16,8 +16,9 @@ const cloneWait = 2 * time.Second
 // cloneQueue lets the clones of one template go one at a time. xapi would queue them itself, but behind a random back-off of 1 to 20 s:
 // six clones of 0.3 s were measured to take 26 s.
 type cloneQueue struct {
-	gate chan struct{}
-	task Ref // the last one; guarded by gate
+	room chan struct{} // of size two: one is at it, one waits for its turn, and all others are told at once to come back
+	gate chan struct{} // of size one
+	task Ref           // the last one; guarded by gate
 }
 
 func (p *pool) cloneQueue(template string) *cloneQueue {
@@ -25,7 +26,7 @@ func (p *pool) cloneQueue(template string) *cloneQueue {
 	defer p.mu.Unlock()
 	q := p.clones[template]
 	if q == nil {
-		q = &cloneQueue{gate: make(chan struct{}, 1)}
+		q = &cloneQueue{room: make(chan struct{}, 2), gate: make(chan struct{}, 1)}
 		p.clones[template] = q
 	}
 	return q
@@ -68,6 +69,12 @@ func (b *Backend) StartClone(ctx context.Context, spec orchestrator.MachineSpec)
 	waiting, cancel := context.WithTimeout(ctx, cloneWait)
 	defer cancel()
 	busy := orchestrator.Errorf("xapi.StartClone", orchestrator.Exhausted, "another clone of template %s is in flight on pool %s", template.rec.UUID, p.id)
+	select {
+	case q.room <- struct{}{}:
+		defer func() { <-q.room }()
+	default:
+		return "", busy
+	}
 	select {
 	case q.gate <- struct{}{}:
 		defer func() { <-q.gate }()

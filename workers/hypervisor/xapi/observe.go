@@ -56,6 +56,23 @@ func (p *pool) read(ctx context.Context, method string, result any, ref Ref) (go
 	return false, err
 }
 
+// uuid is that of a storage or network, "" when it is gone. A reference never changes its object, so that each is asked for once.
+func (p *pool) uuid(ctx context.Context, class string, ref Ref) (string, error) {
+	p.mu.Lock()
+	uuid, known := p.uuids[ref]
+	p.mu.Unlock()
+	if known {
+		return uuid, nil
+	}
+	if gone, err := p.read(ctx, class+".get_uuid", &uuid, ref); err != nil || gone {
+		return "", err
+	}
+	p.mu.Lock()
+	p.uuids[ref] = uuid
+	p.mu.Unlock()
+	return uuid, nil
+}
+
 // observe reads everything the orchestrator wants to know about a VM.
 func (p *pool) observe(ctx context.Context, rec vmRecord) (orchestrator.VM, error) {
 	out := orchestrator.VM{
@@ -70,11 +87,9 @@ func (p *pool) observe(ctx context.Context, rec vmRecord) (orchestrator.VM, erro
 		return orchestrator.VM{}, err
 	}
 	for _, d := range disks {
-		var sr string
-		if gone, err := p.read(ctx, "SR.get_uuid", &sr, d.rec.SR); err != nil {
+		sr, err := p.uuid(ctx, "SR", d.rec.SR)
+		if err != nil {
 			return orchestrator.VM{}, err
-		} else if gone {
-			sr = ""
 		}
 		out.Disks = append(out.Disks, orchestrator.Disk{UUID: d.rec.UUID, Bytes: d.rec.Size, SR: sr})
 	}
@@ -94,11 +109,9 @@ func (p *pool) observe(ctx context.Context, rec vmRecord) (orchestrator.VM, erro
 		} else if gone {
 			continue
 		}
-		var network string
-		if gone, err := p.read(ctx, "network.get_uuid", &network, vif.Network); err != nil {
+		network, err := p.uuid(ctx, "network", vif.Network)
+		if err != nil {
 			return orchestrator.VM{}, err
-		} else if gone {
-			network = ""
 		}
 		out.VIFs = append(out.VIFs, orchestrator.VIF{Device: vif.Device, MAC: strings.ToLower(vif.MAC), Network: network, Addresses: addresses[vif.Device]})
 	}

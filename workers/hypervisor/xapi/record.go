@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"slipway/orchestrator"
 )
@@ -171,13 +172,17 @@ func (p *pool) vm(ctx context.Context, uuid string) (ref Ref, rec vmRecord, foun
 }
 
 // scanner shares full reads of a pool's VMs. The records of 7,000 VMs are 35 MB: of those who ask while a read is running, one makes the
-// next and all take its answer, which is never older than the question.
+// next and all take its answer, which is never older than the question. Between two reads the pool rests as long as the last one took.
 type scanner struct {
 	mu   sync.Mutex
 	next *scan
 	gate sync.Mutex // one read at a time
+	rest time.Time  // no read before; guarded by gate
 	work sync.WaitGroup
 }
+
+// longestRest bounds the rest between two reads.
+const longestRest = 2 * time.Second
 
 type scan struct {
 	done chan struct{}
@@ -200,10 +205,13 @@ func (p *pool) vms(ctx context.Context) (map[Ref]vmRecord, error) {
 			defer close(mine.done)
 			s.gate.Lock()
 			defer s.gate.Unlock()
+			sleep(all, time.Until(s.rest))
 			s.mu.Lock()
 			s.next = nil
 			s.mu.Unlock()
+			began := time.Now()
 			mine.err = p.client.Call(all, "VM.get_all_records", &mine.vms)
+			s.rest = time.Now().Add(min(time.Since(began), longestRest))
 		})
 	}
 	s.mu.Unlock()
