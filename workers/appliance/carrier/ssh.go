@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -27,10 +26,10 @@ const Command = "slipway agent apply"
 type SSHConfig struct {
 	Address string // host:port of the member itself, never a floating address
 	User    string
-	KeyFile string // private key without passphrase, mode 0600 or less; read for each apply, so that it may be exchanged
-	// HostKeys are the public keys that the appliance may show, in the form of authorized_keys ("ssh-ed25519 AAAA…"). At least one is
-	// required: nothing is trusted at first sight.
-	HostKeys []string
+	Key     orchestrator.Secret // private key as OpenSSH writes it, without a passphrase
+	// HostKey is the public key that the appliance must show, in the form of authorized_keys ("ssh-ed25519 AAAA…"); several, a line each,
+	// while it is being exchanged. It is required: nothing is trusted at first sight.
+	HostKey string
 
 	Timeout   time.Duration // of one apply; 0 is 3 min
 	Handshake time.Duration // of connecting, the key exchange and the login together; 0 is 15 s
@@ -40,6 +39,7 @@ type SSHConfig struct {
 // SSH is an agent behind a forced command. Each apply has a connection of its own.
 type SSH struct {
 	cfg        SSHConfig
+	signer     ssh.Signer
 	hostKeys   []ssh.PublicKey
 	algorithms []string
 }
@@ -49,22 +49,27 @@ func NewSSH(cfg SSHConfig) (*SSH, error) {
 	if _, port, err := net.SplitHostPort(cfg.Address); err != nil || port == "" {
 		return nil, fmt.Errorf("address %q: host:port is needed", cfg.Address)
 	}
-	if cfg.User == "" || cfg.KeyFile == "" {
-		return nil, errors.New("user and key file are needed")
+	if cfg.User == "" {
+		return nil, errors.New("user: needed")
 	}
-	if len(cfg.HostKeys) == 0 {
-		return nil, fmt.Errorf("no host key for %s: get it on the appliance's own console (/etc/ssh/ssh_host_ed25519_key.pub)", cfg.Address)
+	signer, err := ssh.ParsePrivateKey([]byte(cfg.Key.Reveal()))
+	if err != nil {
+		return nil, fmt.Errorf("key: a private key as OpenSSH writes it, without a passphrase, is needed: %w", err)
 	}
-	s := &SSH{cfg: cfg}
+	s := &SSH{cfg: cfg, signer: signer}
+	s.cfg.Key = orchestrator.Secret{}
 	s.cfg.Handshake, s.cfg.Keepalive = or(cfg.Handshake, 15*time.Second), or(cfg.Keepalive, 10*time.Second)
-	for _, text := range cfg.HostKeys {
-		key, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(text))
-		if err != nil || len(bytes.TrimSpace(rest)) > 0 {
-			return nil, fmt.Errorf("host key %q: one public key as in authorized_keys is needed", printable(text))
+	for rest := []byte(strings.TrimSpace(cfg.HostKey)); len(rest) > 0; {
+		var key ssh.PublicKey
+		if key, _, _, rest, err = ssh.ParseAuthorizedKey(rest); err != nil {
+			return nil, errors.New("host key: public keys as in authorized_keys are needed, a line each") // not quoted: it may be a private one
 		}
 		s.hostKeys = append(s.hostKeys, key)
 		// Without this the server shows the type it likes best, and a pinned key of another type looks like a forgery (go#29286).
 		s.algorithms = append(s.algorithms, algorithms(key.Type())...)
+	}
+	if len(s.hostKeys) == 0 {
+		return nil, fmt.Errorf("host key: needed for %s; read it on the appliance's own console (/etc/ssh/ssh_host_ed25519_key.pub)", cfg.Address)
 	}
 	return s, nil
 }
@@ -115,35 +120,9 @@ func (s *SSH) verify(_ string, _ net.Addr, key ssh.PublicKey) error {
 	return fmt.Errorf("%w: it shows %s", errHostKey, ssh.FingerprintSHA256(key))
 }
 
-// errLogin is a key that cannot be used, or that the appliance does not accept.
-var errLogin = errors.New("login failed")
-
-func (s *SSH) signer() (ssh.Signer, error) {
-	info, err := os.Stat(s.cfg.KeyFile)
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s: mode %04o lets others read it: chmod 600", s.cfg.KeyFile, info.Mode().Perm())
-	}
-	text, err := os.ReadFile(s.cfg.KeyFile)
-	if err != nil {
-		return nil, err
-	}
-	signer, err := ssh.ParsePrivateKey(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.cfg.KeyFile, err)
-	}
-	return signer, nil
-}
-
 // connect dials and logs in, all of it within the handshake's time: ClientConfig.Timeout is for dialling alone, and a mute server would
 // hold the key exchange for ever.
 func (s *SSH) connect(ctx context.Context) (*ssh.Client, error) {
-	signer, err := s.signer()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errLogin, err)
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.Handshake, fmt.Errorf("no SSH connection after %s", s.cfg.Handshake))
 	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.cfg.Address)
@@ -153,7 +132,7 @@ func (s *SSH) connect(ctx context.Context) (*ssh.Client, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	clientConn, channels, requests, err := ssh.NewClientConn(conn, s.cfg.Address, &ssh.ClientConfig{
-		User: s.cfg.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		User: s.cfg.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(s.signer)},
 		HostKeyCallback: s.verify, HostKeyAlgorithms: s.algorithms,
 	})
 	if err != nil {
@@ -174,7 +153,7 @@ func (s *SSH) connect(ctx context.Context) (*ssh.Client, error) {
 func connectKind(err error) orchestrator.Kind {
 	var negotiation *ssh.AlgorithmNegotiationError
 	switch {
-	case errors.Is(err, errHostKey), errors.Is(err, errLogin), errors.As(err, &negotiation), loginRefused(err):
+	case errors.Is(err, errHostKey), errors.As(err, &negotiation), loginRefused(err):
 		return orchestrator.Permanent
 	case errors.Is(err, context.Canceled):
 		return orchestrator.Canceled

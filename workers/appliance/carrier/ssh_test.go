@@ -122,7 +122,7 @@ func startServer(t *testing.T, word string) server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.config = carrier.SSHConfig{Address: s.address, User: me.Username, KeyFile: clientFile, HostKeys: []string{hostKey}, Timeout: 30 * time.Second}
+	s.config = carrier.SSHConfig{Address: s.address, User: me.Username, Key: secret(t, clientFile), HostKey: hostKey, Timeout: 30 * time.Second}
 	return s
 }
 
@@ -155,6 +155,15 @@ func newKey(t *testing.T, dir, name string) (file, public string) {
 		t.Fatal(err)
 	}
 	return file, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+}
+
+func secret(t *testing.T, file string) orchestrator.Secret {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return orchestrator.NewSecret(string(text))
 }
 
 func freePort(t *testing.T) int {
@@ -216,22 +225,12 @@ func TestSSHTrustsNobodyElse(t *testing.T) {
 	s := startServer(t, "agent")
 	_, stranger := newKey(t, t.TempDir(), "stranger")
 	strangerFile, _ := newKey(t, t.TempDir(), "stranger")
-	open := filepath.Join(t.TempDir(), "open")
-	text, err := os.ReadFile(s.config.KeyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(open, text, 0o644); err != nil {
-		t.Fatal(err)
-	}
 	for name, tc := range map[string]struct {
 		edit func(*carrier.SSHConfig)
 		says string
 	}{
-		"another host key":    {func(c *carrier.SSHConfig) { c.HostKeys = []string{stranger} }, "pinned"},
-		"another client key":  {func(c *carrier.SSHConfig) { c.KeyFile = strangerFile }, "unable to authenticate"},
-		"key others can read": {func(c *carrier.SSHConfig) { c.KeyFile = open }, "chmod 600"},
-		"no key file":         {func(c *carrier.SSHConfig) { c.KeyFile = "/nowhere" }, "/nowhere"},
+		"another host key":   {func(c *carrier.SSHConfig) { c.HostKey = stranger }, "pinned"},
+		"another client key": {func(c *carrier.SSHConfig) { c.Key = secret(t, strangerFile) }, "unable to authenticate"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := s.config
@@ -245,7 +244,7 @@ func TestSSHTrustsNobodyElse(t *testing.T) {
 	}
 	t.Run("one of two pinned keys", func(t *testing.T) {
 		cfg := s.config
-		cfg.HostKeys = []string{stranger, s.hostKey}
+		cfg.HostKey = stranger + "\n" + s.hostKey + "\n"
 		if answer, err := dial(t, cfg).Apply(t.Context(), request("x\n")); err != nil {
 			t.Errorf("%+v, %v", answer, err)
 		}
@@ -253,19 +252,20 @@ func TestSSHTrustsNobodyElse(t *testing.T) {
 }
 
 func TestNewSSHRefuses(t *testing.T) {
-	_, key := newKey(t, t.TempDir(), "k")
-	good := carrier.SSHConfig{Address: "192.0.2.1:22", User: "slipway", KeyFile: "/k", HostKeys: []string{key}}
+	file, key := newKey(t, t.TempDir(), "k")
+	good := carrier.SSHConfig{Address: "192.0.2.1:22", User: "slipway", Key: secret(t, file), HostKey: key}
 	if _, err := carrier.NewSSH(good); err != nil {
 		t.Fatal(err)
 	}
 	for name, edit := range map[string]func(*carrier.SSHConfig){
-		"no host key":  func(c *carrier.SSHConfig) { c.HostKeys = nil },
-		"no key":       func(c *carrier.SSHConfig) { c.HostKeys = []string{"ssh-ed25519 AAAA"} },
-		"two in one":   func(c *carrier.SSHConfig) { c.HostKeys = []string{key + "\n" + key} },
-		"no port":      func(c *carrier.SSHConfig) { c.Address = "192.0.2.1" },
-		"no user":      func(c *carrier.SSHConfig) { c.User = "" },
-		"no key file":  func(c *carrier.SSHConfig) { c.KeyFile = "" },
-		"empty string": func(c *carrier.SSHConfig) { c.HostKeys = []string{""} },
+		"no host key":   func(c *carrier.SSHConfig) { c.HostKey = "" },
+		"blank":         func(c *carrier.SSHConfig) { c.HostKey = " \n" },
+		"no public key": func(c *carrier.SSHConfig) { c.HostKey = "ssh-ed25519 AAAA" },
+		"key and junk":  func(c *carrier.SSHConfig) { c.HostKey += "\njunk" },
+		"no port":       func(c *carrier.SSHConfig) { c.Address = "192.0.2.1" },
+		"no user":       func(c *carrier.SSHConfig) { c.User = "" },
+		"no key":        func(c *carrier.SSHConfig) { c.Key = orchestrator.Secret{} },
+		"public key":    func(c *carrier.SSHConfig) { c.Key = orchestrator.NewSecret(key) },
 	} {
 		cfg := good
 		edit(&cfg)
@@ -286,7 +286,7 @@ func TestSSHNobodyThere(t *testing.T) {
 	file, key := newKey(t, home, "k")
 	for name, address := range map[string]string{"closed port": net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort(t))), "mute": mute.Addr().String()} {
 		t.Run(name, func(t *testing.T) {
-			c := dial(t, carrier.SSHConfig{Address: address, User: "x", KeyFile: file, HostKeys: []string{key}, Handshake: 200 * time.Millisecond})
+			c := dial(t, carrier.SSHConfig{Address: address, User: "x", Key: secret(t, file), HostKey: key, Handshake: 200 * time.Millisecond})
 			_, err := c.Apply(t.Context(), request("x\n"))
 			failure{kind: orchestrator.Transient, says: address}.judge(t, apply.Answer{}, err)
 		})

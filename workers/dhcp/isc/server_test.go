@@ -31,6 +31,7 @@ type site struct {
 	lab     *testnet.Lab
 	server  *testnet.Namespace
 	agent   *agent.Agent
+	config  isc.Config
 	dir     string
 	script  string // what udhcpc runs
 	clients int
@@ -63,10 +64,11 @@ func newSite(t *testing.T, inSubnet string) *site {
 			t.Fatal(err)
 		}
 	}
-	s.newAgent(isc.Config{
+	s.config = isc.Config{
 		Main: s.path("dhcpd.conf"), Include: s.path("hosts.conf"), Dhcpd: dhcpd, PIDFile: s.path("pid"), ServeTimeout: 5 * time.Second,
 		Start: s.server.Enter(s.path("start.sh"), dhcpd, "-q", "-cf", s.path("dhcpd.conf"), "-lf", s.path("leases"), "-pf", s.path("pid"), "br0"),
-	})
+	}
+	s.newAgent(s.config)
 	t.Cleanup(s.stop)
 	return s
 }
@@ -295,15 +297,60 @@ func TestDeadServerIsStartedByTheNextApply(t *testing.T) {
 	}
 }
 
+// TestServiceManagerRestarts: a command line of the site's stops and starts dhcpd, as systemctl does.
+func TestServiceManagerRestarts(t *testing.T) {
+	s := newSite(t, strict)
+	s.apply(s.request(host(1)), apply.Applied)
+	before := s.pid()
+	manager := s.write("manager.sh", "#!/bin/sh\nkill \"$(cat '"+s.path("pid")+"')\"\nwhile ! grep -q ') Z ' /proc/$(cat '"+s.path("pid")+"')/stat 2>/dev/null && [ -e /proc/$(cat '"+
+		s.path("pid")+"') ]; do sleep 0.01; done\nrm '"+s.path("pid")+"'\nexec \"$@\"\n")
+	if err := os.Chmod(manager, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cfg := s.config
+	cfg.Restart, cfg.Start = append([]string{manager}, cfg.Start...), nil
+	s.newAgent(cfg)
+	s.apply(s.request(host(1), host(2)), apply.Applied)
+	if now := s.pid(); now == before || now == 0 {
+		t.Errorf("dhcpd was process %d and is %d", before, now)
+	}
+	if got := s.lease(s.client(host(2).MAC)); got != host(2).Address {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestLateProofIsRefused: a dhcpd that has not been restarted since its file came does not pass for one that has.
+func TestLateProofIsRefused(t *testing.T) {
+	s := newSite(t, strict)
+	s.apply(s.request(host(1)), apply.Applied)
+	unit, err := isc.New(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unit.Prove(t.Context()); err != nil {
+		t.Fatalf("after an apply: %v", err)
+	}
+	s.write("hosts.new", "host other { }\n")
+	testnet.Until(t, 5*time.Second, "the file to be newer than the process by more than the clock's grain", func() bool {
+		if err := os.Rename(s.path("hosts.new"), s.path("hosts.conf")); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		if err := os.Chtimes(s.path("hosts.conf"), now, now); err != nil {
+			t.Fatal(err)
+		}
+		err := unit.Prove(t.Context())
+		return err != nil && strings.Contains(err.Error(), "before its hosts file")
+	})
+}
+
 // TestServerThatOnlySaysSoIsNotBelieved: a start that succeeds and starts nothing, and a start that leaves the old process alone.
 func TestServerThatOnlySaysSoIsNotBelieved(t *testing.T) {
 	s := newSite(t, strict)
 	s.apply(s.request(host(1)), apply.Applied)
 	before := s.pid()
-	cfg := isc.Config{
-		Main: s.path("dhcpd.conf"), Include: s.path("hosts.conf"), Dhcpd: testenv.Need(t, "dhcpd"), PIDFile: s.path("pid"),
-		Restart: []string{"/bin/true"}, ServeTimeout: 300 * time.Millisecond,
-	}
+	cfg := s.config
+	cfg.Start, cfg.Restart, cfg.ServeTimeout = nil, []string{"/bin/true"}, 300*time.Millisecond
 	s.newAgent(cfg)
 	if answer := s.apply(s.request(host(1), host(2)), apply.Broken); answer.Generation != 1 || s.pid() != before {
 		t.Errorf("%+v", answer)

@@ -12,6 +12,7 @@ import (
 	"slipway/orchestrator"
 	"slipway/templates"
 	"slipway/workers/appliance/agent"
+	"slipway/workers/appliance/apply"
 	"slipway/workers/dhcp/isc"
 )
 
@@ -144,6 +145,48 @@ func TestNewRefuses(t *testing.T) {
 		if _, err := isc.New(cfg); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// TestDirectoryAppliance is what a demo runs: the real file, judged by the real dhcpd where there is one, and no service.
+func TestDirectoryAppliance(t *testing.T) {
+	dir := t.TempDir()
+	main, include, config := filepath.Join(dir, "dhcpd.conf"), filepath.Join(dir, "hosts.conf"), filepath.Join(dir, "agent.yaml")
+	write(t, main, subnetBlocks+"include \""+include+"\";\n")
+	rendered, _, err := isc.Render(templates.FS, []orchestrator.DHCPHost{host(5)}, subnets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct{ dhcpd, says string }{
+		"judged":       {testenv.Need(t, "dhcpd"), ""},
+		"without tool": {"/nowhere/dhcpd", "not judged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			write(t, config, "state_dir: "+t.TempDir()+"\nunits:\n  dhcp: {driver: "+isc.Driver+", service: none, main: "+main+", include: "+include+", dhcpd: "+tc.dhcpd+"}\n")
+			cfg, err := agent.LoadConfig(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := agent.New(cfg, agent.Registry{isc.Driver: isc.Factory}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer := a.Apply(t.Context(), apply.Request{Unit: "dhcp", Generation: 1, Files: rendered, SHA256: apply.Sum(rendered), Rows: 1})
+			if answer.Code != apply.Applied || answer.Reloaded || (answer.Message == "") != (tc.says == "") || !strings.Contains(answer.Message, tc.says) {
+				t.Errorf("%+v", answer)
+			}
+			if text, err := os.ReadFile(include); err != nil || string(text) != rendered[0].Content {
+				t.Errorf("placed %q, %v", text, err)
+			}
+		})
+	}
+	write(t, config, "units:\n  dhcp: {driver: "+isc.Driver+", mian: /x}\n")
+	cfg, err := agent.LoadConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := agent.New(cfg, agent.Registry{isc.Driver: isc.Factory}, nil); err == nil || !strings.Contains(err.Error(), "mian") {
+		t.Errorf("an unknown key: %v", err)
 	}
 }
 
