@@ -458,6 +458,34 @@ func TestMACOfAnotherVMIsRefused(t *testing.T) {
 	}
 }
 
+func TestLateCloneIsRemovedByTheLastTouch(t *testing.T) {
+	w := open(t, sim.Config{})
+	vdis := w.count(t, "VDI")
+	spec := w.spec(1, 2)
+	ref := spec.MachineRef
+	ref.VM = w.shape(t, spec, w.clone(t, spec).UUID).UUID
+	task, err := w.StartClone(t.Context(), w.spec(1, 1)) // the first attempt's, late
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ended(t, task)
+	if len(w.vms(t)) != 2 {
+		t.Fatal("no late clone")
+	}
+	if err := w.NameMachine(t.Context(), ref, "web-1"); err != nil {
+		t.Fatal(err)
+	}
+	left := w.vms(t)
+	if len(left) != 1 || w.count(t, "VDI") != vdis+1 {
+		t.Errorf("%d VMs, %d new disks; want one of each", len(left), w.count(t, "VDI")-vdis)
+	}
+	for _, vm := range left {
+		if vm.UUID != ref.VM || vm.Name != "web-1" || vm.OtherConfig["slipway_image"] != "" {
+			t.Errorf("left %+v", vm)
+		}
+	}
+}
+
 // TestShapeFollowsThePlanBothWays: vCPUs and memory up and down again, in an order that xapi accepts at each step; a disk only grows.
 func TestShapeFollowsThePlanBothWays(t *testing.T) {
 	w := open(t, sim.Config{})
