@@ -2,8 +2,6 @@ package storetest
 
 import "testing"
 
-func uninstall(*testing.T, Harness) {}
-func commit(*testing.T, Harness) {}
 func placement(*testing.T, Harness) {}
 func constraints(*testing.T, Harness) {}
 func appliances(*testing.T, Harness) {}
@@ -11,4 +9,3 @@ func outbox(*testing.T, Harness) {}
 func operators(*testing.T, Harness) {}
 func pressure(*testing.T, Harness) {}
 func ledgerProperties(*testing.T, Harness) {}
-func cancel(*testing.T, Harness) {}
