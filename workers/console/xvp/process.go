@@ -163,7 +163,8 @@ func (p *process) sockets() (map[string]uint16, error) {
 	return listening, nil
 }
 
-// startTime is field 22 of /proc/<pid>/stat. A zombie has none: it has ended, whoever has yet to collect it.
+// startTime is field 22 of /proc/<pid>/stat. A zombie has none: it has ended, whoever has yet to collect it. While other threads of a zombie
+// are on their way out its ports are still bound, so it counts as alive.
 func startTime(pid int) (uint64, error) {
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
@@ -175,7 +176,9 @@ func startTime(pid int) (uint64, error) {
 		return 0, fmt.Errorf("/proc/%d/stat: has an unknown form", pid)
 	}
 	if f[0] == "Z" || f[0] == "X" {
-		return 0, os.ErrProcessDone
+		if threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "task")); err != nil || len(threads) < 2 {
+			return 0, os.ErrProcessDone
+		}
 	}
 	return strconv.ParseUint(f[19], 10, 64)
 }

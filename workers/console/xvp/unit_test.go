@@ -192,9 +192,14 @@ func (h *host) pid() int {
 	return pid
 }
 
+// running is true while any thread is left: until then the ports are bound.
 func running(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err == nil && !strings.Contains(string(stat), ") Z ")
+	if err != nil {
+		return false
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return err == nil && (len(threads) > 1 || !strings.Contains(string(stat), ") Z "))
 }
 
 func (h *host) kill() {
