@@ -153,7 +153,7 @@ func (u *Unit) revert(ctx context.Context, id string) error {
 	if err != nil || record == nil || record.ID != id {
 		return err
 	}
-	if _, err := u.become(ctx, parseSave(record.Old)); err != nil {
+	if err := u.become(ctx, parseSave(record.Old)); err != nil {
 		return err
 	}
 	u.cfg.Log.WarnContext(ctx, "a change of the firewall was not proven in time, the rules before it are back", "after", record.After)

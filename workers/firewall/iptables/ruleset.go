@@ -46,6 +46,12 @@ type jump struct {
 	first bool
 }
 
+// jumpLine is a rule that leads to a chain of ours.
+type jumpLine struct {
+	target string
+	line   int
+}
+
 func newRuleset() ruleset {
 	r := make(ruleset, len(tableNames))
 	for _, name := range tableNames {
@@ -71,7 +77,8 @@ func parseRules(text string) (ruleset, error) {
 	seen := map[string]bool{}
 	var current *table
 	var tableName string
-	number, targets := 0, map[string]int{} // chains jumped to in this table, and the first line that does
+	number := 0
+	var jumps []jumpLine // in this table
 	for line := range strings.Lines(text) {
 		number++
 		line = strings.TrimSuffix(line, "\n")
@@ -89,7 +96,7 @@ func parseRules(text string) (ruleset, error) {
 				return refuse("table %q; filter and nat, once each", tableName)
 			}
 			current, seen[tableName] = rules[tableName], true
-			clear(targets)
+			jumps = nil
 		case current == nil:
 			return refuse("%.80q is outside of a table", line)
 		case strings.HasPrefix(line, ":"):
@@ -114,15 +121,13 @@ func parseRules(text string) (ruleset, error) {
 				return refuse("%v", err)
 			}
 			if strings.HasPrefix(target, chainPrefix) {
-				if targets[target] == 0 {
-					targets[target] = number
-				}
+				jumps = append(jumps, jumpLine{target, number})
 			}
 			current.chains[name] = append(current.chains[name], rule{text: body, canon: canon})
 		case line == "COMMIT":
-			for target, at := range targets {
-				if _, ok := current.chains[target]; !ok {
-					return nil, &LineError{Line: at, Problem: fmt.Sprintf("chain %s is not declared in this table", target)}
+			for _, j := range jumps { // nft would tell at the restore only
+				if _, ok := current.chains[j.target]; !ok {
+					return nil, &LineError{Line: j.line, Problem: fmt.Sprintf("chain %s is not declared in this table", j.target)}
 				}
 			}
 			current = nil

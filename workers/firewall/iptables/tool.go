@@ -49,12 +49,6 @@ func (e *toolError) Error() string {
 
 func (e *toolError) Unwrap() error { return e.err }
 
-// exited is true when the program ran and said no.
-func (e *toolError) exited() bool {
-	var exit *exec.ExitError
-	return errors.As(e.err, &exit) && exit.Exited()
-}
-
 // printable keeps the lines and drops the other control characters; at most 2,000 bytes.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
@@ -78,18 +72,22 @@ func (u *Unit) live(ctx context.Context) (ruleset, string, error) {
 	return parseSave(text), text, nil
 }
 
-// become makes the running rules those of want, in one restore. It tells whether anything had to be done.
-func (u *Unit) become(ctx context.Context, want ruleset) (bool, error) {
+// become makes the running rules those of want, in one restore.
+func (u *Unit) become(ctx context.Context, want ruleset) error {
 	live, _, err := u.live(ctx)
 	if err != nil {
-		return false, err
+		return err
 	}
-	text := plan(live, want)
+	return u.restore(ctx, plan(live, want))
+}
+
+// restore runs a plan; "" is nothing to do.
+func (u *Unit) restore(ctx context.Context, text string) error {
 	if text == "" {
-		return false, nil
+		return nil
 	}
-	_, err = run(ctx, text, u.cfg.Restore, "--noflush", "-w", waitSeconds)
-	return err == nil, err
+	_, err := run(ctx, text, u.cfg.Restore, "--noflush", "-w", waitSeconds)
+	return err
 }
 
 // cut ends every connection that an address is part of, before or after translation, so that what was let in by the old rules is judged

@@ -21,8 +21,9 @@ import (
 // maxRules bounds a rules file in bytes; 10,000 machines with seven rules each make 12 MB.
 const maxRules = 64 << 20
 
-// DefaultRevertAfter is how long a change may stay unproven.
-const DefaultRevertAfter = time.Minute
+// DefaultRevertAfter is how long a change may stay unproven. It is longer than the agent takes to give up and go back by itself, so that
+// the timer acts for a dead agent only.
+const DefaultRevertAfter = 4 * time.Minute
 
 // UnitConfig says how this firewall is driven.
 type UnitConfig struct {
@@ -36,7 +37,8 @@ type UnitConfig struct {
 	LegacySave string `yaml:"iptables_legacy_save"`
 	NFTSave    string `yaml:"iptables_nft_save"`
 
-	// RevertAfter bounds how long a change stays without proof before the old rules come back; 0 is DefaultRevertAfter.
+	// RevertAfter bounds how long a change stays without proof before the old rules come back; 0 is DefaultRevertAfter. Make it longer
+	// than the agent's timeout and restore_timeout together.
 	RevertAfter time.Duration `yaml:"revert_after"`
 	// Watcher is the command line of a process that calls Watch on a unit of this same configuration, with descriptor 3 as ready. It is
 	// started in a session of its own, as the agent's user, and must not end with the agent: under systemd, KillMode=process or a unit
@@ -129,13 +131,12 @@ func (u *Unit) Check(ctx context.Context, dir string) error {
 	}
 	_, err = run(ctx, text, u.cfg.Restore, "--test", "--noflush", "-w", waitSeconds)
 	var refused *toolError
-	switch {
-	case errors.As(err, &refused) && refused.exited():
-		return faultOf(refused.stderr)
-	case err != nil:
-		return orchestrator.E(op, orchestrator.Transient, err)
+	if errors.As(err, &refused) {
+		if fault := faultOf(refused.stderr); fault.Line > 0 {
+			return fault
+		}
 	}
-	return nil
+	return orchestrator.E(op, orchestrator.Transient, err) // a held lock, a missing right: nobody's row
 }
 
 // Reload implements agent.Unit. The old rules come back by themselves unless Prove succeeds within RevertAfter. An error leaves the
@@ -163,16 +164,16 @@ func (u *Unit) Reload(ctx context.Context, c agent.Change) error {
 	if err != nil {
 		return orchestrator.E(op, orchestrator.Transient, err)
 	}
-	if len(differences(live, want)) > 0 && !c.Restoring {
+	todo := plan(live, want)
+	if todo != "" && !c.Restoring {
 		if err := u.arm(ctx, old); err != nil {
 			return orchestrator.E(op, orchestrator.Transient, err)
 		}
 	}
-	changed, err := u.become(ctx, want)
-	if err != nil {
+	if err := u.restore(ctx, todo); err != nil {
 		return orchestrator.E(op, orchestrator.Transient, err)
 	}
-	u.cfg.Log.InfoContext(ctx, "firewall rules loaded", "changed", changed, "cut", len(c.Cut), "restoring", c.Restoring)
+	u.cfg.Log.InfoContext(ctx, "firewall rules loaded", "changed", todo != "", "cut", len(c.Cut), "restoring", c.Restoring)
 	for _, a := range c.Cut {
 		if err := u.cut(ctx, a.String()); err != nil {
 			return err
@@ -232,11 +233,10 @@ func (u *Unit) Boot(ctx context.Context) error {
 	} else if err != nil {
 		return orchestrator.E(op, orchestrator.Permanent, err)
 	}
-	changed, err := u.become(ctx, want)
-	if err != nil {
+	if err := u.become(ctx, want); err != nil {
 		return orchestrator.E(op, orchestrator.Transient, err)
 	}
-	u.cfg.Log.InfoContext(ctx, "firewall rules restored", "changed", changed)
+	u.cfg.Log.InfoContext(ctx, "firewall rules restored")
 	return nil
 }
 

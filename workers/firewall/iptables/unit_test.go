@@ -163,6 +163,23 @@ func TestCheckNamesTheLine(t *testing.T) {
 	})
 }
 
+// A tool that cannot judge blames no row: here the lock of iptables, whose exit status is 4.
+func TestCheckThatCannotJudge(t *testing.T) {
+	t.Parallel()
+	script, err := filepath.Abs("testdata/locked-restore.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := alone(t, backends[0])
+	f.unit.cfg.Restore = script
+	rules, _ := mustRender(t, f.env, someEntries()...)
+	err = f.check(rules)
+	var fault *agent.Fault
+	if errors.As(err, &fault) || orchestrator.KindOf(err) != orchestrator.Transient || !strings.Contains(err.Error(), "xtables lock") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestCulpritsLineLeadsToItsMachine(t *testing.T) {
 	t.Parallel()
 	forBackends(t, func(t *testing.T, backend string) {
