@@ -458,6 +458,22 @@ func TestMACOfAnotherVMIsRefused(t *testing.T) {
 	}
 }
 
+func TestSecondCloneIsRemovedBeforeTheShape(t *testing.T) {
+	w := open(t, sim.Config{})
+	kept := w.clone(t, w.spec(1, 2))
+	task, err := w.StartClone(t.Context(), w.spec(1, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ended(t, task)
+	w.shape(t, w.spec(1, 2), kept.UUID)
+	for _, vm := range w.vms(t) {
+		if vm.UUID != kept.UUID {
+			t.Errorf("left %+v", vm)
+		}
+	}
+}
+
 func TestLateCloneIsRemovedByTheLastTouch(t *testing.T) {
 	w := open(t, sim.Config{})
 	vdis := w.count(t, "VDI")
@@ -818,6 +834,77 @@ func TestSessionsGoneInTheMiddle(t *testing.T) {
 	if shaped := w.shape(t, spec, vm.UUID); shaped.UUID != vm.UUID {
 		t.Errorf("shaped %+v", shaped)
 	}
+}
+
+// TestToolstackRestart: sessions and tasks are gone, a clone in flight with them, and the host is disabled for a while.
+func TestToolstackRestart(t *testing.T) {
+	w := open(t, sim.Config{})
+	vdis := w.count(t, "VDI")
+	release := w.sim.Hold("VM.clone")
+	defer release()
+	spec := w.spec(1, 1)
+	task, err := w.StartClone(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the clone under way", func() bool { return w.sim.Held("VM.clone") == 1 })
+	w.sim.Restart()
+	release()
+	if state := w.ended(t, task); state.State != orchestrator.TaskGone || orchestrator.KindOf(state.Err) != orchestrator.Unknown {
+		t.Errorf("the task of before: %+v", state)
+	}
+	if vm, err := w.FindMachine(t.Context(), spec.MachineRef); !errors.Is(err, orchestrator.ErrNotFound) {
+		t.Fatalf("FindMachine = %+v, %v", vm, err)
+	}
+	spec.Attempt = 2
+	ref := spec.MachineRef
+	ref.VM = w.shape(t, spec, w.clone(t, spec).UUID).UUID
+	if n := w.count(t, "VDI"); n != vdis+1 {
+		t.Errorf("%d new disks", n-vdis)
+	}
+	if _, err := w.StartMachine(t.Context(), ref, w.host); orchestrator.KindOf(err) != orchestrator.Exhausted {
+		t.Errorf("a start while the host is still disabled: %v", err)
+	}
+	w.sim.EnableHosts()
+	if task, err = w.StartMachine(t.Context(), ref, w.host); err != nil {
+		t.Fatal(err)
+	}
+	if state := w.ended(t, task); state.State != orchestrator.TaskSucceeded {
+		t.Errorf("start: %+v", state)
+	}
+}
+
+func TestFollowSeesATaskVanishInARestart(t *testing.T) {
+	w := open(t, sim.Config{})
+	release := w.sim.Hold("VM.clone")
+	defer release()
+	type report struct {
+		task   xapi.Ref
+		status xapi.TaskStatus
+	}
+	reports := make(chan report, 1000)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = w.admin.Follow(ctx, func(task xapi.Ref, status xapi.TaskStatus) { reports <- report{task, status} }) })
+	defer wg.Wait()
+	defer cancel()
+	task, err := w.StartClone(t.Context(), w.spec(1, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard := func(want xapi.TaskStatus) func() bool {
+		return func() bool {
+			select {
+			case r := <-reports:
+				return r.task == xapi.Ref(task) && r.status == want
+			default:
+				return false
+			}
+		}
+	}
+	until(t, "the clone's task pending", heard(xapi.TaskPending))
+	w.sim.Restart()
+	until(t, "the clone's task gone", heard(xapi.TaskGone))
 }
 
 func TestSlaveFirst(t *testing.T) {
