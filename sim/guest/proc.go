@@ -7,13 +7,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
 // holderPID is the process that HoldPackageLock makes up, and the descriptor that it has the lock on.
 const (
-	holderPID = 212
-	holderFD  = "7"
+	holderPID    = 212
+	holderFolder = "/proc/212/fd"
+	holderFD     = "7"
 )
 
 const dpkgLock = "/var/lib/dpkg/lock-frontend"
@@ -58,56 +60,56 @@ func (p *process) procFile(name string) (string, error) {
 	return "", missing
 }
 
-// procDir lists the processes, or the open files of the one that holds the package lock.
+// procDir lists a folder of /proc; of a file it says that it is none.
 func (p *process) procDir(name string) ([]fs.DirEntry, error) {
 	g := p.guest
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	var names []string
-	switch name {
-	case "/proc":
+	number, err := strconv.Atoi(strings.TrimPrefix(name, "/proc/"))
+	held := g.holder != ""
+	switch {
+	case name == "/proc":
 		for pid := range p.boot.procs {
 			names = append(names, strconv.Itoa(pid))
 		}
-		if g.holder != "" {
+		if held {
 			names = append(names, strconv.Itoa(holderPID))
 		}
-	case fmt.Sprintf("/proc/%d/fd", holderPID):
-		if g.holder != "" {
-			names = append(names, holderFD)
+	case held && name == holderFolder:
+		names = []string{holderFD}
+	case err == nil && held && number == holderPID:
+		names = []string{"comm", "fd"}
+	case err == nil && p.boot.procs[number] != nil:
+		names = []string{"comm", "stat"}
+	}
+	g.mu.Unlock()
+	if names == nil {
+		var err error = fs.ErrNotExist
+		if _, statErr := p.procStat(name); statErr == nil {
+			err = syscall.ENOTDIR
 		}
-	default:
-		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
 	slices.Sort(names)
 	var entries []fs.DirEntry
 	for _, n := range names {
-		entries = append(entries, fs.FileInfoToDirEntry(procInfo{name: n, dir: name == "/proc"}))
+		entries = append(entries, fs.FileInfoToDirEntry(procInfo{name: n, dir: name == "/proc" || n == "fd"}))
 	}
 	return entries, nil
 }
 
 func (p *process) procStat(name string) (fs.FileInfo, error) {
-	if name == "/proc" {
-		return procInfo{name: "proc", dir: true}, nil
-	}
-	if _, err := p.procFile(name); err == nil {
+	if _, err := p.procFile(name); err == nil || name == holderFolder+"/"+holderFD {
 		return procInfo{name: path.Base(name)}, nil
 	}
-	if _, err := p.procDir(name); err == nil {
-		return procInfo{name: path.Base(name), dir: true}, nil
-	}
-	if number, err := strconv.Atoi(strings.TrimPrefix(name, "/proc/")); err == nil {
-		p.guest.mu.Lock()
-		defer p.guest.mu.Unlock()
-		if p.boot.procs[number] != nil || (number == holderPID && p.guest.holder != "") {
-			return procInfo{name: path.Base(name), dir: true}, nil
+	if name != "/proc" {
+		// A folder is listed by the one above it.
+		parent, err := p.procDir(path.Dir(name))
+		if err != nil || !slices.ContainsFunc(parent, func(e fs.DirEntry) bool { return e.Name() == path.Base(name) }) {
+			return nil, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
 		}
 	}
-	if name == fmt.Sprintf("/proc/%d/fd/%s", holderPID, holderFD) {
-		return procInfo{name: holderFD}, nil
-	}
-	return nil, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
+	return procInfo{name: path.Base(name), dir: true}, nil
 }
 
 // procInfo is a file of /proc.

@@ -44,17 +44,17 @@ alive() {
 }
 
 upload() {
-    local part
     if [[ -d $dir ]]; then
         cat >/dev/null
         return 0
     fi
     mkdir -p "$base"
     chmod 700 /var/lib/slipway "$base"
-    # A dot, so that it is never taken for a job. What a broken upload leaves is taken away by the next one.
-    rm -rf "$base"/.part.*
+    # A dot, so that it is never taken for a job. It is this upload's alone: nobody else may clear it away, for it may be on its way to
+    # become the job.
     part=$base/.part.$RANDOM$RANDOM
     mkdir "$part"
+    trap 'rm -rf "$part"' EXIT
     tar -x -f - -C "$part"
     # The last file of the archive: without it the connection broke between two files, which tar does not call an error.
     if [[ ! -e $part/complete ]]; then
@@ -62,10 +62,7 @@ upload() {
         return 1
     fi
     # rename(2) puts no folder over one that has files: of two uploads one wins.
-    if ! mv -T "$part" "$dir" 2>/dev/null; then
-        rm -rf "$part"
-        [[ -d $dir ]]
-    fi
+    mv -T "$part" "$dir" 2>/dev/null || [[ -d $dir ]]
 }
 
 start() {
