@@ -38,7 +38,6 @@ func open(tb testing.TB, url string) *amqp.Queue {
 		Log:        slog.New(slog.NewTextHandler(tb.Output(), nil)),
 		BackoffMin: 20 * time.Millisecond, BackoffMax: 300 * time.Millisecond,
 		PublishTimeout: 10 * time.Second,
-		Probe:          100 * time.Millisecond,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -168,7 +167,21 @@ func TestAConsumerSurvivesTheLossOfItsQueue(t *testing.T) {
 	if _, err := ch.QueueDelete(amqp.QueueOrders, false, false, false); err != nil {
 		t.Fatal(err)
 	}
-	if err := publishUntilTaken(t, q, order("2")); err != nil {
+	conn, err := amqp091.Dial(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	poll(t, "the queue is there again, with its consumer", func() bool {
+		ch, err := conn.Channel() // a look at a queue that is not there closes it
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ch.Close()
+		state, err := ch.QueueDeclarePassive(amqp.QueueOrders, true, false, false, false, nil)
+		return err == nil && state.Consumers == 1
+	})
+	if err := q.PublishOrder(t.Context(), order("2")); err != nil {
 		t.Fatal(err)
 	}
 	got.until(t, 2)

@@ -27,7 +27,6 @@ type Config struct {
 	Heartbeat      time.Duration // 0 is 10 s; a dead peer is noticed after about two of them
 	ConnectTimeout time.Duration // one attempt, TLS and handshake included; 0 is 10 s
 	PublishTimeout time.Duration // one publish with its confirmations, waiting for a connection included; 0 is 30 s
-	Probe          time.Duration // how often a consumer makes sure that the broker still knows it; 0 is 30 s
 	// The pause between two attempts to connect doubles from BackoffMin (0 is 200 ms) to BackoffMax (0 is 15 s), less up to half of it
 	// by chance, so that many workers do not come back at once. Attempts go on until the context ends.
 	BackoffMin, BackoffMax time.Duration
@@ -42,7 +41,6 @@ func (c Config) withDefaults() Config {
 	orElse(&c.Heartbeat, 10*time.Second)
 	orElse(&c.ConnectTimeout, 10*time.Second)
 	orElse(&c.PublishTimeout, 30*time.Second)
-	orElse(&c.Probe, 30*time.Second)
 	orElse(&c.BackoffMin, 200*time.Millisecond)
 	orElse(&c.BackoffMax, 15*time.Second)
 	if c.Log == nil {

@@ -62,14 +62,8 @@ func (q *Queue) session(ctx context.Context, ch *amqp091.Channel, prefetch int, 
 	// A delay ends with the session: its order comes again anyway.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	probe := time.NewTicker(q.config.Probe)
-	defer probe.Stop()
 	for {
 		select {
-		case <-probe.C:
-			if err := known(ch); err != nil {
-				return err
-			}
 		case <-ctx.Done():
 			// Nothing more is taken; what the broker sent ahead goes back when the channel closes, after the handlers have
 			// answered theirs.
@@ -89,19 +83,6 @@ func (q *Queue) session(ctx context.Context, ch *amqp091.Channel, prefetch int, 
 			handlers.Go(func() { q.serve(ctx, d, handle) })
 		}
 	}
-}
-
-// known asks whether the broker still has a consumer of ours. RabbitMQ 3.10 tells nobody when a quorum queue is deleted and declared again
-// at once: without asking, a consumer of the old one would wait for ever.
-func known(ch *amqp091.Channel) error {
-	state, err := ch.QueueDeclarePassive(QueueOrders, true, false, false, false, nil)
-	if err != nil {
-		return fmt.Errorf("look at %s: %w", QueueOrders, err)
-	}
-	if state.Consumers == 0 {
-		return fmt.Errorf("the broker forgot our consumer of %s", QueueOrders)
-	}
-	return nil
 }
 
 // serve lets the handler decide about one order and does it. An answer that does not arrive means that the order comes again.
