@@ -885,7 +885,9 @@ func TestFollowSeesATaskVanishInARestart(t *testing.T) {
 	reports := make(chan report, 1000)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = w.admin.Follow(ctx, func(task xapi.Ref, status xapi.TaskStatus) { reports <- report{task, status} }) })
+	wg.Go(func() {
+		_ = w.admin.Follow(ctx, func(task xapi.Ref, status xapi.TaskStatus) { reports <- report{task, status} })
+	})
 	defer wg.Wait()
 	defer cancel()
 	task, err := w.StartClone(t.Context(), w.spec(1, 1))

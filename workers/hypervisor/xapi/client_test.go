@@ -259,6 +259,28 @@ func TestReadIsRepeatedAfterADroppedAnswer(t *testing.T) {
 	}
 }
 
+func TestCallerWhoLeavesDoesNotEndTheSession(t *testing.T) {
+	arrived := make(chan struct{})
+	m := newMember(t, func(method string, _ []json.RawMessage) reply {
+		if method != "VM.start" {
+			return ok("")
+		}
+		return reply{raw: func(_ http.ResponseWriter, r *http.Request, _ uint64) {
+			close(arrived)
+			<-r.Context().Done()
+		}}
+	})
+	c := newClient(t, testConfig(m.URL))
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-arrived; cancel() }()
+	if err := c.Call(ctx, "VM.start", nil); orchestrator.KindOf(err) != orchestrator.Unknown {
+		t.Errorf("a change that was left alone: %v", err)
+	}
+	if err := c.Call(t.Context(), "VM.get_all", nil); err != nil || m.logins != 1 {
+		t.Errorf("the next call: %v after %d logins", err, m.logins)
+	}
+}
+
 func TestNothingSentIsTransientAndFailsOver(t *testing.T) {
 	dead := newMember(t, nil)
 	dead.Close()

@@ -65,9 +65,17 @@ func (b *Backend) StartClone(ctx context.Context, spec orchestrator.MachineSpec)
 	if len(template.srs) == 0 {
 		return "", orchestrator.Errorf("xapi.StartClone", orchestrator.Permanent, "image %s: template %s has no disk to boot from", spec.Image, template.rec.UUID)
 	}
+	name := cloneName(spec.Machine, spec.Run, spec.Attempt)
+	method, args := "VM.clone", []any{template.ref, name}
+	if !template.on(sr) {
+		method, args = "VM.copy", append(args, sr)
+	}
+	return p.inTurn(ctx, template, func() (Ref, error) { return p.client.StartTask(ctx, method, args...) })
+}
+
+// inTurn starts a clone of the template when no other one is in flight; Exhausted when its turn does not come soon.
+func (p *pool) inTurn(ctx context.Context, template stored, start func() (Ref, error)) (string, error) {
 	q := p.cloneQueue(template.rec.UUID)
-	waiting, cancel := context.WithTimeout(ctx, cloneWait)
-	defer cancel()
 	busy := orchestrator.Errorf("xapi.StartClone", orchestrator.Exhausted, "another clone of template %s is in flight on pool %s", template.rec.UUID, p.id)
 	select {
 	case q.room <- struct{}{}:
@@ -75,6 +83,8 @@ func (b *Backend) StartClone(ctx context.Context, spec orchestrator.MachineSpec)
 	default:
 		return "", busy
 	}
+	waiting, cancel := context.WithTimeout(ctx, cloneWait)
+	defer cancel()
 	select {
 	case q.gate <- struct{}{}:
 		defer func() { <-q.gate }()
@@ -88,12 +98,7 @@ func (b *Backend) StartClone(ctx context.Context, spec orchestrator.MachineSpec)
 	if !idle {
 		return "", busy
 	}
-	name := cloneName(spec.Machine, spec.Run, spec.Attempt)
-	method, args := "VM.clone", []any{template.ref, name}
-	if !template.on(sr) {
-		method, args = "VM.copy", append(args, sr)
-	}
-	task, err := p.client.StartTask(ctx, method, args...)
+	task, err := start()
 	if err != nil {
 		return "", err
 	}

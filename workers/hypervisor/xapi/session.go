@@ -92,7 +92,9 @@ func (s *session) call(ctx context.Context, method string, result any, args []an
 			bad, prefer = l, master
 			s.log.InfoContext(ctx, "member is a slave, going to its master", "member", l.member.Host, "master", master.Host)
 		case errors.As(err, &lost) && !lost.answered:
-			s.suspect(l)
+			if !errors.Is(ctx.Err(), context.Canceled) { // a caller who left says nothing about the member
+				s.suspect(l)
+			}
 			if moved || ctx.Err() != nil || lost.sent && !repeatable(method) {
 				return err
 			}
