@@ -408,6 +408,37 @@ func TestExamplesAreValid(t *testing.T) {
 	}
 }
 
+func TestTheDocumentNamesEveryMessageAndField(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/messages.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := func(word string) {
+		t.Helper()
+		if !strings.Contains(string(text), word) {
+			t.Errorf("docs/messages.md does not name %s", word)
+		}
+	}
+	for _, name := range schemas.Names() {
+		if name != "event" {
+			says("`slipway." + name + "`")
+		}
+		body, _ := schemas.Get(name)
+		var schema struct {
+			Properties struct{ Data struct{ Properties map[string]any } }
+		}
+		if err := json.Unmarshal(body, &schema); err != nil {
+			t.Fatal(err)
+		}
+		for field := range schema.Properties.Data.Properties {
+			if field == "plan" {
+				field = "plan.vcpus"
+			}
+			says("`" + field + "`")
+		}
+	}
+}
+
 func FuzzParseOrder(f *testing.F) {
 	f.Add(install(nil))
 	f.Add([]byte(`{"specversion":"1.0","id":"1","source":"p","type":"slipway.order.uninstall","data":{"tenant":"acme","name":"web"}}`))
