@@ -20,6 +20,7 @@ type call struct {
 	session *session
 	ref     string  // of the session
 	task    *object // nil until a synchronous call needs one
+	parent  *object // the task of the operation that this one is a part of
 	async   bool
 }
 
@@ -42,7 +43,9 @@ func (s *Server) dispatch(ctx context.Context, r *request) (any, error) {
 	if err := arity(msg, len(r.params)); err != nil {
 		return nil, err
 	}
-	c := &call{s: s, ctx: s.base, request: ctx, msg: msg, async: async}
+	s.mu.Lock()
+	c := &call{s: s, ctx: s.operations, request: ctx, msg: msg, async: async}
+	s.mu.Unlock()
 	params := r.params
 	if msg.sessioned {
 		if err := c.open(params[0]); err != nil {
@@ -146,6 +149,9 @@ func (c *call) run(args []any, f *armedFault) (any, error) {
 	s.unlock()
 	if err == nil && f != nil && f.When == After && len(f.Error) > 0 {
 		return nil, fail(f.Error[0], f.Error[1:]...)
+	}
+	if c.ctx.Err() != nil { // a restart came in between
+		return nil, errClose
 	}
 	var coded *failure
 	if err != nil && !errors.As(err, &coded) {

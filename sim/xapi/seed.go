@@ -3,6 +3,7 @@ package xapi
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // handlers are the messages that do more than read and write a field.
@@ -106,11 +107,20 @@ func (s *Server) seedNetwork(i int, name string) {
 	}
 }
 
+const driverFeatures = "SR_ATTACH SR_CREATE SR_DELETE SR_DETACH SR_PROBE SR_SCAN SR_UPDATE THIN_PROVISIONING VDI_ACTIVATE VDI_ATTACH VDI_CLONE " +
+	"VDI_CREATE VDI_DEACTIVATE VDI_DELETE VDI_DETACH VDI_GENERATE_CONFIG VDI_INTRODUCE VDI_RESET_ON_BOOT VDI_RESIZE VDI_SNAPSHOT VDI_UPDATE"
+
 func (s *Server) seedStorage() {
 	db := s.db
+	features := map[string]any{}
+	for name := range strings.FieldsSeq(driverFeatures) {
+		features[name] = int64(1)
+	}
+	features["VDI_RESET_ON_BOOT"] = int64(2)
 	db.create("SM", map[string]any{
 		"name_label": "Dummy SR", "name_description": "bookkeeping only", "type": "dummy", "vendor": "test", "copyright": "test", "version": "1.0",
-		"required_api_version": "1.0", "configuration": map[string]any{"size": "bytes"}, "driver_filename": "/opt/xensource/sm/DummySR",
+		"required_api_version": "1.0", "configuration": map[string]any{"size": "bytes"}, "driver_filename": "dummySR",
+		"capabilities": anySlice(strings.Fields(driverFeatures)), "features": features,
 	})
 	var first *object
 	for i := range max(0, s.cfg.SRs) {
@@ -176,7 +186,7 @@ func (s *Server) seedTemplates(sr, host *object) {
 func templateRecord(name string, other map[string]any) map[string]any {
 	const mem = 512 << 20
 	return map[string]any{
-		"name_label": name, "is_a_template": true, "power_state": Halted, "user_version": int64(1), "other_config": other, "has_vendor_device": false,
+		"name_label": name, "is_a_template": true, "power_state": Halted, "user_version": int64(1), "other_config": other, "hardware_platform_version": int64(2),
 		"memory_static_min": int64(mem), "memory_static_max": int64(mem), "memory_dynamic_min": int64(mem), "memory_dynamic_max": int64(mem),
 		"VCPUs_max": int64(1), "VCPUs_at_startup": int64(1), "actions_after_shutdown": "destroy", "actions_after_reboot": "restart",
 		"actions_after_crash": "restart", "HVM_boot_policy": "BIOS order", "HVM_boot_params": map[string]any{"order": "cdn", "firmware": "bios"},

@@ -104,6 +104,7 @@ type Server struct {
 	changed  chan struct{} // closed and replaced when an operation ends: waiting calls look again
 	holds    map[string]chan struct{}
 	holding  map[string]int
+	delays   map[string]time.Duration
 	faults   []*armedFault
 	calls    map[string]int // per method, for Calls
 	domid    int64
@@ -115,6 +116,9 @@ type Server struct {
 	base   context.Context // ends with Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup // goroutines of this server
+
+	operations     context.Context // of the calls; ends with Restart. Guarded by mu.
+	stopOperations context.CancelFunc
 }
 
 // New makes a pool and its seeded content. Close frees it.
@@ -129,7 +133,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, now: cfg.Now, start: cfg.Now(),
 		db: newDatabase(model, cfg.Seed), sessions: map[string]*session{}, waiters: map[*waiter]bool{},
-		changed: make(chan struct{}), holds: map[string]chan struct{}{}, holding: map[string]int{}, calls: map[string]int{}, booting: map[*object]bool{},
+		changed: make(chan struct{}), holds: map[string]chan struct{}{}, holding: map[string]int{}, delays: map[string]time.Duration{}, calls: map[string]int{}, booting: map[*object]bool{},
 	}
 	for name, h := range handlers() {
 		msg := model.messages[name]
@@ -144,6 +148,7 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	s.base, s.cancel = context.WithCancel(context.Background())
+	s.operations, s.stopOperations = context.WithCancel(s.base)
 	s.guests = guestBook{addresses: map[string]string{}, booted: make(chan struct{}, 1)}
 	s.mu.Lock()
 	s.seed()

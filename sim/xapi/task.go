@@ -95,6 +95,29 @@ func (c *call) ensureTask() *object {
 	return c.task
 }
 
+// part is a call inside of a call: it has a task of its own below the outer one.
+func (c *call) part(name string) *call {
+	p := *c
+	p.parent = c.ensureTask()
+	p.task = c.s.newTask(name, "")
+	db := c.s.db
+	db.set(p.task, "allowed_operations", []any{"cancel"})
+	db.set(p.task, "subtask_of", p.parent.ref)
+	db.link(p.parent, "subtasks", p.task.ref)
+	return &p
+}
+
+// partDone takes the inner task away; one that failed stays to be looked at.
+func (c *call) partDone(p *call, err error) {
+	db := c.s.db
+	if err != nil {
+		p.finish(nil, err)
+		return
+	}
+	db.unlink(p.parent, "subtasks", p.task.ref)
+	db.destroy(p.task)
+}
+
 func taskHandlers() map[string]handler {
 	return map[string]handler{
 		"task.create": func(c *call, args []any) (any, error) {

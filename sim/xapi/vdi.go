@@ -64,7 +64,7 @@ func roundSize(size int64) (int64, error) {
 	if size < 0 || size > vdiMost {
 		return 0, fail("SR_BACKEND_FAILURE_79", "", "VDI Invalid size [opterr=VDI size must be between 1 MB and 2088960 MB]", "")
 	}
-	return max(vdiStep, (size+vdiStep-1)/vdiStep*vdiStep), nil
+	return (size + vdiStep - 1) / vdiStep * vdiStep, nil
 }
 
 // newVDI makes a disk if there is room. Occupied is its physical size, or thick for a new one.
@@ -152,7 +152,7 @@ func (c *call) onVDI(vdi *object, op, srOp string, inUse bool, d time.Duration, 
 		return err
 	}
 	defer c.end(sr)
-	if err := c.pause(d); err != nil {
+	if err := c.pauseAs("VDI."+op, d); err != nil {
 		return err
 	}
 	return do(sr)
@@ -252,14 +252,13 @@ func (c *call) copyVDI(vdi, sr *object, progress float64) (*object, error) {
 		sr = db.get("SR", vdi.str("SR"))
 	}
 	var made *object
-	err := c.onVDI(vdi, "copy", "vdi_clone", true, 0, func(*object) error {
+	err := c.onVDI(vdi, "copy", "vdi_copy", true, 0, func(*object) error {
 		content, ok := vdi.dict("other_config")["content_id"]
 		if !ok {
 			content = db.newUUID()
 			db.set(vdi, "other_config", withKey(vdi.dict("other_config"), "content_id", content))
 		}
 		v := inherited(vdi)
-		v["snapshot_time"] = c.s.today()
 		v["other_config"] = withKey(vdi.dict("other_config"), "content_id", content)
 		if err := c.plugged(sr); err != nil {
 			return err
@@ -268,11 +267,15 @@ func (c *call) copyVDI(vdi, sr *object, progress float64) (*object, error) {
 			return errNoSpace()
 		}
 		for part := range 5 {
-			db.set(c.ensureTask(), "progress", progress+float64(part)/5*(1-progress))
-			if err := c.pause(perDisk); err != nil {
+			for _, t := range []*object{c.ensureTask(), c.parent} {
+				if t != nil {
+					db.set(t, "progress", progress+float64(part)/5*(1-progress))
+				}
+			}
+			if err := c.pauseAs("VDI.copying", perDisk); err != nil {
 				return err
 			}
-			if c.task.cancelled() {
+			if c.task.cancelled() || c.parent != nil && c.parent.cancelled() {
 				return fail("VDI_COPY_FAILED", fmt.Sprintf("Server_error(TASK_CANCELLED, [ %s ])", c.task.ref))
 			}
 		}

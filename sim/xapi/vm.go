@@ -111,7 +111,12 @@ func vmCreate(c *call, args []any) (any, error) {
 	if _, ok := other["mac_seed"]; !ok {
 		v["other_config"] = withKey(other, "mac_seed", db.newUUID())
 	}
-	v["power_state"], v["has_vendor_device"] = Halted, false
+	v["power_state"] = Halted
+	if v["HVM_boot_policy"] == "" {
+		v["has_vendor_device"], v["hardware_platform_version"] = false, int64(0)
+	} else if _, given := v["hardware_platform_version"]; !given {
+		v["hardware_platform_version"] = int64(2)
+	}
 	vm := c.s.newVM(v)
 	return vm.ref, nil
 }

@@ -95,9 +95,13 @@ func (c *call) duplicateDisks(vm *object, d duplication) (map[string]*object, er
 		var copied *object
 		var err error
 		if d.op == "copy" {
-			copied, err = c.copyVDI(vdi, d.sr, float64(i)/float64(len(vbds)))
+			part := c.part("Async.VDI.copy")
+			copied, err = part.copyVDI(vdi, d.sr, float64(i)/float64(len(vbds)))
+			c.partDone(part, err)
 		} else {
-			copied, err = c.cloneVDI(vdi, d.op)
+			part := c.part("Async.VDI." + d.op)
+			copied, err = part.cloneVDI(vdi, d.op)
+			c.partDone(part, err)
 		}
 		if err != nil {
 			return made, err

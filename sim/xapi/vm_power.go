@@ -2,6 +2,7 @@ package xapi
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -55,6 +56,7 @@ func (c *call) boot(vm, host *object, paused bool) (any, error) {
 		return nil, err
 	}
 	s.db.set(vm, "scheduled_to_be_resident_on", host.ref) // its memory is taken from now on
+	s.prepareBoot(vm)
 	s.booting[vm] = true
 	defer delete(s.booting, vm)
 	c.attaching(vm, true)
@@ -65,6 +67,7 @@ func (c *call) boot(vm, host *object, paused bool) (any, error) {
 		return nil, err
 	}
 	s.boot(vm, host)
+	s.newGuest(vm)
 	state := Running
 	if paused {
 		state = Paused
@@ -101,13 +104,6 @@ func (s *Server) boot(vm, host *object) {
 	db.set(vm, "scheduled_to_be_resident_on", nullRef)
 	db.set(vm, "resident_on", host.ref)
 	db.link(host, "resident_VMs", vm.ref)
-	db.set(vm, "last_boot_CPU_flags", map[string]any{"vendor": "unknown", "features": ""})
-	if len(vm.dict("bios_strings")) == 0 {
-		db.set(vm, "bios_strings", biosStrings)
-	}
-	if _, ok := vm.dict("platform")["device-model"]; !ok && vm.str("domain_type") == "hvm" && len(vm.dict("last_boot_CPU_flags")) > 0 {
-		db.set(vm, "platform", withKey(vm.dict("platform"), "device-model", "qemu-upstream-compat"))
-	}
 	for _, vbd := range db.refs(vm, "VBDs") {
 		s.attachVBD(vbd)
 	}
@@ -128,8 +124,27 @@ func (s *Server) boot(vm, host *object) {
 		db.set(m, "VCPUs_utilisation", map[string]any{"0": 0.0})
 		db.set(m, "current_domain_type", vm.str("domain_type"))
 	}
-	s.newGuest(vm)
 	s.measure(host)
+}
+
+// prepareBoot fills what the first start fills, before anything is attached.
+func (s *Server) prepareBoot(vm *object) {
+	db := s.db
+	first := len(vm.dict("last_boot_CPU_flags")) == 0
+	db.set(vm, "last_boot_CPU_flags", map[string]any{"vendor": "unknown", "features": ""})
+	if len(vm.dict("bios_strings")) == 0 {
+		db.set(vm, "bios_strings", biosStrings)
+	}
+	if _, ok := vm.dict("platform")["device-model"]; !ok && first && vm.str("domain_type") == "hvm" {
+		db.set(vm, "platform", withKey(vm.dict("platform"), "device-model", "qemu-upstream-compat"))
+	}
+	kept := map[string]any{}
+	for k, v := range vm.dict("xenstore_data") { // only these keys reach the guest
+		if strings.HasPrefix(k, "vm-data") || strings.HasPrefix(k, "FIST") {
+			kept[k] = v
+		}
+	}
+	db.set(vm, "xenstore_data", kept)
 }
 
 var biosStrings = map[string]any{
@@ -231,17 +246,22 @@ func vmHardShutdown(c *call, args []any) (any, error) {
 	}
 	db := c.s.db
 	check := func() error { return permitted(vm, "hard_shutdown", Paused, Suspended, Running) }
-	return c.operate(vm, "hard_shutdown", check, 30*time.Millisecond, func() error {
-		for ref, op := range vm.dict("current_operations") {
-			if t := db.get("task", ref); t != nil && t != c.task && op != "hard_shutdown" {
-				db.set(t, "current_operations", map[string]any{"DummyRef:|" + db.newUUID() + "|task.cancel": "cancel"})
-			}
+	if err := c.begin(vm, "hard_shutdown", check); err != nil {
+		return nil, err
+	}
+	defer c.end(vm)
+	for ref, op := range vm.dict("current_operations") {
+		if t := db.get("task", ref); t != nil && t != c.task && op != "hard_shutdown" {
+			db.set(t, "current_operations", map[string]any{"DummyRef:|" + db.newUUID() + "|task.cancel": "cancel"})
 		}
-		if vm.str("power_state") != Halted {
-			c.s.halt(vm, Halted)
-		}
-		return nil
-	})
+	}
+	if err := c.pause(30 * time.Millisecond); err != nil {
+		return nil, err
+	}
+	if vm.str("power_state") != Halted {
+		c.s.halt(vm, Halted)
+	}
+	return nil, nil
 }
 
 func vmReboot(c *call, args []any) (any, error) {
@@ -259,6 +279,9 @@ func vmReboot(c *call, args []any) (any, error) {
 		}
 		host := s.db.get("host", vm.str("resident_on"))
 		s.boot(vm, host)
+		if c.msg.name == "clean_reboot" || s.guest(vm) == nil { // a hard reboot was seen to keep the row
+			s.newGuest(vm)
+		}
 		s.setPower(vm, Running, true)
 		return nil
 	})
@@ -287,6 +310,7 @@ func vmResume(c *call, args []any) (any, error) {
 			return fail("NO_HOSTS_AVAILABLE")
 		}
 		s.boot(vm, host)
+		s.newGuest(vm)
 		state := Running
 		if args[1].(bool) {
 			state = Paused
