@@ -31,6 +31,27 @@ func (e *EntryError) Error() string {
 	return fmt.Sprintf("machine %q: %s: %s", e.Machine, e.Field, e.Problem)
 }
 
+// EntryErrors lists every entry that Render refused; none for a fault of the configuration or the template.
+func EntryErrors(err error) []*EntryError {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		var found []*EntryError
+		for _, e := range joined.Unwrap() {
+			found = append(found, EntryErrors(e)...)
+		}
+		return found
+	}
+	if one := (*EntryError)(nil); errors.As(err, &one) {
+		return []*EntryError{one}
+	}
+	return nil
+}
+
+// Addresses are those whose connections end when the entry goes or closes: what a request's Cut wants.
+func Addresses(e orchestrator.FirewallEntry) []netip.Addr {
+	return slices.DeleteFunc([]netip.Addr{e.Private, e.Public}, func(a netip.Addr) bool { return !a.IsValid() })
+}
+
 // machine is what the template sees of an entry.
 type machine struct {
 	ID, Chain       string
@@ -89,7 +110,9 @@ func machinesOf(cfg Config, entries []orchestrator.FirewallEntry) ([]machine, er
 	for _, e := range good {
 		accepts := acceptsOf(e, private)
 		if len(accepts) > maxAccepts {
-			errs = append(errs, &EntryError{Machine: e.Machine, Field: "rules", Problem: fmt.Sprintf("%d after sources and ports are multiplied out, %d are the most; join ports into ranges or sources into prefixes", len(accepts), maxAccepts)})
+			errs = append(errs, &EntryError{Machine: e.Machine, Field: "rules", Problem: fmt.Sprintf(
+				"%d after sources and ports are multiplied out, %d are the most; join ports into ranges or sources into prefixes",
+				len(accepts), maxAccepts)})
 		}
 		machines = append(machines, machine{ID: e.Machine, Chain: chainOf(e.Machine), Private: e.Private, Public: e.Public, Accepts: accepts})
 	}

@@ -31,7 +31,7 @@ func (m LineMap) Machine(line int) string {
 }
 
 // Render writes the whole desired state of a firewall. Equal entries in any order give equal bytes. An entry that may not be rendered is
-// an *EntryError (all of them joined); every error has kind Permanent.
+// an *EntryError, which EntryErrors lists; every error has kind Permanent.
 func Render(templates fs.FS, cfg Config, entries []orchestrator.FirewallEntry) (files []apply.File, lines LineMap, err error) {
 	const op = "iptables.Render"
 	if err := cfg.Validate(); err != nil {

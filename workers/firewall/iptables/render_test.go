@@ -242,6 +242,33 @@ func TestRenderRefusesDuplicates(t *testing.T) {
 	}
 }
 
+func TestEntryErrorsListsAll(t *testing.T) {
+	t.Parallel()
+	bad := customer(idC, "10.0.0.13", "203.0.113.13", allow("gre", "0.0.0.0/0"))
+	_, _, err := Render(templates, labConfig(), []orchestrator.FirewallEntry{customer(idA, "10.0.0.11", ""), customer(idB, "10.0.0.11", ""), bad})
+	var blamed []string
+	for _, e := range EntryErrors(err) {
+		blamed = append(blamed, e.Machine+" "+e.Other+" "+e.Field)
+	}
+	if diff := cmp.Diff([]string{idA + " " + idB + " private", idC + "  rules[0].protocol"}, blamed); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	_, _, err = Render(templates, Config{}, nil)
+	if found := EntryErrors(err); err == nil || found != nil {
+		t.Errorf("the configuration's fault blames %v", found)
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	t.Parallel()
+	if got := Addresses(customer(idA, privateA, publicA)); len(got) != 2 || got[0] != addr(privateA) || got[1] != addr(publicA) {
+		t.Errorf("behind NAT: %v", got)
+	}
+	if got := Addresses(customer(idA, privateA, "")); len(got) != 1 {
+		t.Errorf("routed: %v", got)
+	}
+}
+
 func TestConfigRefuses(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

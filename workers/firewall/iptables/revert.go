@@ -75,6 +75,7 @@ func (u *Unit) startWatcher(ctx context.Context) error {
 	}
 	defer ready.Close()
 	cmd := exec.Command(u.cfg.Watcher[0], u.cfg.Watcher[1:]...)
+	cmd.Env = environment()
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.ExtraFiles = []*os.File{readyChild} // descriptor 3
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -24,7 +24,7 @@ func run(ctx context.Context, stdin string, program string, args ...string) (str
 	ctx, cancel := context.WithTimeoutCause(ctx, toolTimeout, fmt.Errorf("%s took longer than %s", program, toolTimeout))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.Env = environment()
 	cmd.WaitDelay = 5 * time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
@@ -36,6 +36,9 @@ func run(ctx context.Context, stdin string, program string, args ...string) (str
 	}
 	return stdout.String(), nil
 }
+
+// environment is what programs get of ours: nothing that could hold a secret or change their language.
+func environment() []string { return []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"} }
 
 // toolError is a program that ended with a failure, or did not start.
 type toolError struct {
