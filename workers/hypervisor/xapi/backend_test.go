@@ -621,6 +621,16 @@ func TestProvisionThatWasNotBegunKeepsTheClone(t *testing.T) {
 	}
 }
 
+func TestCloneThatLostItsDisk(t *testing.T) {
+	w := open(t, sim.Config{})
+	spec := w.spec(1, 1)
+	vm := w.clone(t, spec)
+	w.call(t, "VDI.destroy", nil, w.ref(t, "VDI", vm.Disks[0].UUID)) // xapi takes it from a template without a word
+	if _, err := w.ShapeMachine(t.Context(), spec, vm.UUID); orchestrator.KindOf(err) != orchestrator.Permanent {
+		t.Errorf("ShapeMachine: %v", err)
+	}
+}
+
 func TestSomebodysCopyOfOurMachineIsLeftAlone(t *testing.T) {
 	w := open(t, sim.Config{})
 	spec := w.spec(1, 1)

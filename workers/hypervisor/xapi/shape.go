@@ -204,6 +204,9 @@ func (s *shaping) disk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(disks) == 0 {
+		return orchestrator.Errorf("xapi.ShapeMachine", orchestrator.Permanent, "VM %s has no disk: its template lost it, or somebody took it away", s.spec.VM)
+	}
 	for _, d := range disks {
 		if err := s.tagDisk(ctx, d, s.spec.Machine); err != nil {
 			return err
