@@ -1,0 +1,184 @@
+package storetest
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"slipway/orchestrator"
+)
+
+func outbox(t *testing.T, h Harness) {
+	b := setup(t, h)
+	c, other := b.taken("a"), b.taken("a")
+	for range 3 {
+		b.commit(orchestrator.Commit{Run: other.Run, Events: []orchestrator.Event{b.event(other, orchestrator.EventStepDone)}})
+		b.commit(orchestrator.Commit{Run: c.Run, Events: []orchestrator.Event{b.event(c, orchestrator.EventStepDone), b.event(c, orchestrator.EventWaiting)}})
+	}
+	first, err := b.store.Unpublished(t.Context(), 5)
+	must(t, err)
+	if len(first) != 5 {
+		t.Fatalf("%d events, the limit is 5", len(first))
+	}
+	must(t, b.store.MarkPublished(t.Context(), []int64{first[0].ID, first[2].ID}))
+	must(t, b.store.MarkPublished(t.Context(), nil))
+	rest, err := b.store.Unpublished(t.Context(), 100)
+	must(t, err)
+	if len(rest) != 9 || rest[0].ID != first[1].ID || rest[1].ID != first[3].ID {
+		t.Errorf("%d events are left, beginning with %+v", len(rest), rest[0])
+	}
+	stats, err := b.store.Stats(t.Context())
+	must(t, err)
+	if stats.Unpublished != 9 || stats.Runs["install"][orchestrator.StatusRunning] != 2 {
+		t.Errorf("stats %+v", stats)
+	}
+}
+
+func operators(t *testing.T, h Harness) {
+	t.Run("Retry", func(t *testing.T) {
+		b := setup(t, h)
+		c := b.taken("a")
+		retry := func() (orchestrator.Run, error) {
+			return b.store.Intervene(t.Context(), orchestrator.Intervention{Run: c.Run.ID, Verb: orchestrator.VerbRetry, Actor: "0:root", Reason: "disk replaced", Now: b.now})
+		}
+		if _, err := retry(); orchestrator.KindOf(err) != orchestrator.Permanent {
+			t.Errorf("a run that is held: %v", err)
+		}
+		c.Run.Status, c.Run.Failures, c.Run.Conflicts, c.Run.Attempt, c.Run.Reason = orchestrator.StatusParked, 5, 3, 6, "full"
+		b.commit(orchestrator.Commit{Run: c.Run, Release: true})
+		if got, err := b.store.Claim(t.Context(), "b", 10, lease); err != nil || len(got) != 0 {
+			t.Errorf("a parked run was taken: %+v, %v", got, err)
+		}
+		run, err := retry()
+		must(t, err)
+		if run.Status != orchestrator.StatusReady || run.Failures != 0 || run.Conflicts != 0 || run.Attempt != 6 || !run.StepSince.Equal(b.now) {
+			t.Errorf("run %+v", run)
+		}
+		lines, err := b.store.Attempts(t.Context(), c.Machine.ID)
+		must(t, err)
+		if len(lines) != 1 || lines[0].Outcome != "retry" || lines[0].Actor != "0:root" || lines[0].Message != "disk replaced" || !lines[0].Ended.Equal(b.now) {
+			t.Errorf("journal %+v", lines)
+		}
+		again := b.claim(c.Run.ID, "b")
+		again.Run.Status, again.Run.WakeAt, again.Run.Undoing = orchestrator.StatusParked, time.Now().Add(time.Hour), true
+		b.commit(orchestrator.Commit{Run: again.Run, Release: true})
+		if run, err = retry(); err != nil || run.Status != orchestrator.StatusCanceling {
+			t.Errorf("a parked unwinding: %+v, %v", run, err)
+		}
+		again = b.claim(c.Run.ID, "b")
+		again.Run.Status = orchestrator.StatusDone
+		b.commit(orchestrator.Commit{Run: again.Run, Release: true})
+		for _, verb := range []string{orchestrator.VerbRetry, orchestrator.VerbCancel, "explode"} {
+			_, err := b.store.Intervene(t.Context(), orchestrator.Intervention{Run: c.Run.ID, Verb: verb})
+			if orchestrator.KindOf(err) != orchestrator.Permanent || errors.Is(err, orchestrator.ErrNotFound) {
+				t.Errorf("%s of a run that has ended: %v", verb, err)
+			}
+		}
+		if _, err := b.store.Intervene(t.Context(), orchestrator.Intervention{Run: "none", Verb: orchestrator.VerbRetry}); !errors.Is(err, orchestrator.ErrNotFound) {
+			t.Errorf("error %v", err)
+		}
+	})
+
+	t.Run("FindMachine", func(t *testing.T) {
+		b := setup(t, h)
+		one := b.install()
+		b.accept(one)
+		two := b.install()
+		two.Order.Tenant, two.Machine.Tenant, two.Order.Name, two.Machine.Name = "other", "other", one.Order.Name, one.Order.Name
+		b.accept(two)
+		for _, what := range []string{one.Machine.ID, one.Machine.ID[:8], one.Run.ID, "acme/" + one.Order.Name} {
+			m, err := b.store.FindMachine(t.Context(), what)
+			if err != nil || m.ID != one.Machine.ID {
+				t.Errorf("%s: %s, %v", what, m.ID, err)
+			}
+		}
+		for _, what := range []string{"nothing", one.Machine.ID[:7], "%%%%%%%%", "________", ""} {
+			if _, err := b.store.FindMachine(t.Context(), what); !errors.Is(err, orchestrator.ErrNotFound) {
+				t.Errorf("%q: %v", what, err)
+			}
+		}
+		_, err := b.store.FindMachine(t.Context(), one.Order.Name)
+		var several orchestrator.FieldErrors
+		if !errors.As(err, &several) || len(several) != 2 {
+			t.Errorf("two machines of one name: %v", err)
+		}
+	})
+
+	t.Run("Runs", func(t *testing.T) {
+		b := setup(t, h)
+		c := b.place(b.taken("a"))
+		b.accept(b.install())
+		for name, f := range map[string]orchestrator.RunFilter{
+			"status": {Status: []orchestrator.Status{orchestrator.StatusRunning, orchestrator.StatusParked}}, "pool": {Pool: c.Machine.Placement.Pool}, "machine": {Machine: c.Machine.ID},
+		} {
+			got, err := b.store.Runs(t.Context(), f)
+			if err != nil || len(got) != 1 || got[0].ID != c.Run.ID || got[0].Name != c.Machine.Name || got[0].Private != c.Machine.Placement.Private {
+				t.Errorf("%s: %+v, %v", name, got, err)
+			}
+		}
+		for name, want := range map[string]struct {
+			f orchestrator.RunFilter
+			n int
+		}{
+			"all": {orchestrator.RunFilter{}, 2}, "process": {orchestrator.RunFilter{Process: "install"}, 2}, "tenant": {orchestrator.RunFilter{Tenant: "acme"}, 2},
+			"another tenant": {orchestrator.RunFilter{Tenant: "x"}, 0}, "limit": {orchestrator.RunFilter{Limit: 1}, 1},
+		} {
+			if got, err := b.store.Runs(t.Context(), want.f); err != nil || len(got) != want.n {
+				t.Errorf("%s: %d runs, %v", name, len(got), err)
+			}
+		}
+		machines, err := b.store.Machines(t.Context())
+		if err != nil || len(machines) != 2 {
+			t.Errorf("%d machines, %v", len(machines), err)
+		}
+	})
+
+	t.Run("ForeignAddresses", func(t *testing.T) {
+		b := setup(t, h)
+		first := b.estate.Pools[0].Private.Ranges[0].First
+		record := orchestrator.AddressRecord{Pool: "pool-a", Address: first, Role: "private", Note: "printer"}
+		must(t, b.store.PutAddress(t.Context(), record, "0:root", "found"))
+		must(t, b.store.PutAddress(t.Context(), record, "0:root", "found")) // again
+		record.Owner, record.State = orchestrator.OwnerForeign, orchestrator.AddressForeign
+		got, err := b.store.Addresses(t.Context())
+		must(t, err)
+		if diff := cmp.Diff([]orchestrator.AddressRecord{record}, got, sameValues...); diff != "" {
+			t.Error(diff)
+		}
+		c := b.place(b.taken("a"))
+		ours := c.Machine.Placement
+		if ours.Private == first {
+			t.Error("a foreign address was given out")
+		}
+		if err := b.store.PutAddress(t.Context(), orchestrator.AddressRecord{Pool: ours.Pool, Address: ours.Private, Role: "private"}, "0:root", "x"); orchestrator.KindOf(err) != orchestrator.Permanent {
+			t.Errorf("ours became foreign: %v", err)
+		}
+		for _, a := range []netip.Addr{ours.Private, first.Prev()} {
+			if err := b.store.DropAddress(t.Context(), ours.Pool, a, "0:root", "x"); !errors.Is(err, orchestrator.ErrNotFound) {
+				t.Errorf("%s: %v", a, err)
+			}
+		}
+		must(t, b.store.DropAddress(t.Context(), "pool-a", first, "0:root", "gone"))
+		stats, err := b.store.Stats(t.Context())
+		must(t, err)
+		if diff := cmp.Diff(map[string]map[string]int{ours.Pool: {orchestrator.AddressReserved: 2}}, stats.Addresses); diff != "" {
+			t.Error(diff)
+		}
+	})
+
+	t.Run("NothingIsFound", func(t *testing.T) {
+		b := setup(t, h)
+		_, runErr := b.store.Run(t.Context(), "x")
+		_, machineErr := b.store.Machine(t.Context(), "x")
+		_, _, entriesErr := b.store.Entries(t.Context(), "x")
+		for _, err := range []error{runErr, machineErr, entriesErr} {
+			if !errors.Is(err, orchestrator.ErrNotFound) {
+				t.Errorf("error %v", err)
+			}
+		}
+		must(t, b.store.Ping(t.Context()))
+	})
+}
