@@ -18,10 +18,10 @@ type guard struct {
 func watch(parent context.Context, client *ssh.Client, every time.Duration) *guard {
 	ctx, cancel := context.WithCancelCause(parent)
 	g := &guard{cancel: cancel, done: make(chan struct{}), ctx: ctx}
-	closed := context.AfterFunc(ctx, func() { _ = client.Close() })
+	// Never unregistered: the context always ends, by stop at the latest, and a goroutine that woke at the same end could be faster.
+	context.AfterFunc(ctx, func() { _ = client.Close() })
 	go func() {
 		defer close(g.done)
-		defer closed()
 		ticker := time.NewTicker(every)
 		defer ticker.Stop()
 		for {
