@@ -1,0 +1,153 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"slipway/internal/testserver"
+	"slipway/orchestrator"
+	"slipway/store"
+)
+
+func TestMain(m *testing.M) { testserver.Main(m) }
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	for name, test := range map[string]struct {
+		dsn  string
+		kind orchestrator.Kind
+		says string
+	}{
+		"unknown scheme":     {"mysql://root:hunter2@localhost/slipway", orchestrator.Permanent, "sqlite:PATH"},
+		"no scheme":          {"/var/lib/slipway.sqlite", orchestrator.Permanent, "sqlite:PATH"},
+		"no path":            {"sqlite:", orchestrator.Permanent, "sqlite:PATH"},
+		"not migrated":       {"sqlite:" + filepath.Join(dir, "new.sqlite"), orchestrator.Permanent, "slipway migrate"},
+		"no directory":       {"sqlite:" + filepath.Join(dir, "none", "new.sqlite"), orchestrator.Transient, "cannot be reached"},
+		"nobody listens":     {"postgres://slipway:hunter2@127.0.0.1:1/slipway", orchestrator.Transient, "cannot be reached"},
+		"not a postgres URL": {"postgres://slipway:hunter2@127.0.0.1:port/slipway", orchestrator.Permanent, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := store.Open(t.Context(), test.dsn)
+			if err == nil || s != nil {
+				t.Fatalf("%v, %v", s, err)
+			}
+			if orchestrator.KindOf(err) != test.kind || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("kind %s: %v", orchestrator.KindOf(err), err)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the password is in the error: %v", err)
+			}
+		})
+	}
+}
+
+func TestMigrateIsRepeatable(t *testing.T) {
+	for name, dsn := range map[string]string{"sqlite": "sqlite:" + filepath.Join(t.TempDir(), "a.sqlite"), "postgres": testserver.PostgreSQL(t)} {
+		t.Run(name, func(t *testing.T) {
+			done := make(chan error)
+			for range 3 { // at once, as several processes that start would
+				go func() { done <- store.Migrate(t.Context(), dsn) }()
+			}
+			for range 3 {
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+			s, err := store.Open(t.Context(), dsn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := s.(store.Counting); !ok {
+				t.Error("it does not count")
+			}
+			if err := errors.Join(s.Ping(t.Context()), s.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// accept takes one install in.
+func accept(ctx context.Context, s orchestrator.Store, id string) (orchestrator.Accepted, error) {
+	machine := uuid.NewString()
+	return s.Accept(ctx, orchestrator.Acceptance{
+		Order:   orchestrator.Order{Source: "panel", ID: id, Type: orchestrator.OrderInstall, Tenant: "acme", Name: id},
+		Machine: orchestrator.Machine{ID: machine, Tenant: "acme", Name: id, Presence: orchestrator.Planned},
+		Run:     orchestrator.Run{ID: uuid.NewString(), Process: "install", State: "queued", Step: "place"}, Now: time.Now(),
+	})
+}
+
+func TestDatabaseGoesAwayAndComesBack(t *testing.T) {
+	server := testserver.NewPostgreSQL(t)
+	dsn := server.DSN(t)
+	if err := store.Migrate(t.Context(), dsn); err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	answer, err := accept(t.Context(), s, "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim, err := s.ClaimRun(t.Context(), answer.Run, "a", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := []orchestrator.Commit{{Run: claim.Run}, {Run: claim.Run}}
+	server.Kill9(t)
+
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, acceptErr := accept(ctx, s, "two")
+	_, claimErr := s.Claim(ctx, "a", 1, time.Minute)
+	_, runErr := s.Run(ctx, answer.Run)
+	for what, err := range map[string]error{
+		"Accept": acceptErr, "Claim": claimErr, "Run": runErr, "Ping": s.Ping(ctx), "MarkPublished": s.MarkPublished(ctx, []int64{1}),
+		"Commit": s.Commit(ctx, group)[0].Err, "Commit, second of the group": s.Commit(ctx, group)[1].Err,
+	} {
+		if !errors.Is(err, orchestrator.ErrStoreAway) || orchestrator.KindOf(err) != orchestrator.Transient {
+			t.Errorf("%s: kind %q: %v", what, orchestrator.KindOf(err), err)
+		}
+	}
+
+	server.Start(t)
+	claim.Run.State = "placed"
+	if result := s.Commit(t.Context(), []orchestrator.Commit{{Run: claim.Run}}); result[0].Err != nil {
+		t.Fatalf("the lease has outlived the server, and yet: %v", result[0].Err)
+	}
+	if run, err := s.Run(t.Context(), answer.Run); err != nil || run.State != "placed" {
+		t.Errorf("%+v, %v", run, err)
+	}
+}
+
+func TestDeadlineIsStoreAway(t *testing.T) {
+	dsn := "sqlite:" + filepath.Join(t.TempDir(), "a.sqlite")
+	if err := store.Migrate(t.Context(), dsn); err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ctx, cancel := context.WithDeadline(t.Context(), time.Unix(1, 0))
+	defer cancel()
+	if _, err := accept(ctx, s, "one"); !errors.Is(err, orchestrator.ErrStoreAway) || orchestrator.KindOf(err) != orchestrator.Transient {
+		t.Errorf("a deadline: %v", err)
+	}
+	if result := s.Commit(ctx, []orchestrator.Commit{{}}); !errors.Is(result[0].Err, orchestrator.ErrStoreAway) {
+		t.Errorf("a commit's deadline: %v", result[0].Err)
+	}
+	if _, err := accept(t.Context(), s, "one"); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
