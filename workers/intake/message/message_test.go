@@ -425,7 +425,9 @@ func TestTheDocumentNamesEveryMessageAndField(t *testing.T) {
 		}
 		body, _ := schemas.Get(name)
 		var schema struct {
-			Properties struct{ Data struct{ Properties map[string]any } }
+			Properties struct {
+				Data struct{ Properties map[string]any }
+			}
 		}
 		if err := json.Unmarshal(body, &schema); err != nil {
 			t.Fatal(err)

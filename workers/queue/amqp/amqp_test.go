@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -185,6 +186,49 @@ func TestAConsumerSurvivesTheLossOfItsQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	got.until(t, 2)
+}
+
+func TestARefusedOrderStaysUntilItsDeadLetterIsSafe(t *testing.T) {
+	url := testserver.RabbitMQ(t)
+	ch := channel(t, url)
+	q := opened(t, url)
+	if err := q.PublishOrder(t.Context(), order("bad")); err != nil { // its channel is open now, and declares nothing again before it fails
+		t.Fatal(err)
+	}
+	var handled, letters atomic.Int32
+	watch := open(t, url)
+	defer watch.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- q.Orders(ctx, 1, func(ctx context.Context, d queue.Delivery) queue.Verdict {
+			if handled.Add(1) == 1 {
+				// The consumer's channel mended the binding; it is gone again when the dead letter is sent.
+				if err := ch.QueueUnbind(amqp.QueueDead, "#", amqp.ExchangeDead, nil); err != nil {
+					t.Error(err)
+				}
+				return queue.Dead("bad")
+			}
+			found, err := watch.Dead(ctx, 10)
+			if err != nil {
+				t.Error(err)
+			}
+			letters.Store(int32(len(found)))
+			return queue.Dead("bad")
+		})
+	}()
+	poll(t, "the order again", func() bool { return handled.Load() >= 2 })
+	if n := letters.Load(); n != 0 {
+		t.Errorf("%d dead letters though the first could not be published", n)
+	}
+	poll(t, "its dead letter", func() bool {
+		found, err := watch.Dead(t.Context(), 10)
+		return err == nil && len(found) == 1 && string(found[0].Body) == "bad"
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 // seen counts how often each order was handled.

@@ -32,7 +32,7 @@ func (q *Queue) RequeueDead(ctx context.Context, id string) error {
 		headers := amqp091.Table{}
 		for name, value := range textHeaders(d.Headers) {
 			switch name {
-			case queue.HeaderReason, queue.HeaderDeadID, queue.HeaderDeadAt, "x-delivery-count":
+			case queue.HeaderReason, queue.HeaderDeadID, queue.HeaderDeadAt:
 			default:
 				headers[name] = value
 			}

@@ -163,6 +163,8 @@ func (l *link) ok() {
 	l.failed = nil
 }
 
+// healthy is what the last attempt to have a channel said. A connection that was lost while nobody used it is no fault: the next use makes
+// another.
 func (l *link) healthy() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -171,8 +173,6 @@ func (l *link) healthy() error {
 		return errClosed
 	case l.failed != nil:
 		return fmt.Errorf("broker away since %s: %w", l.since.UTC().Format(time.RFC3339), l.failed)
-	case l.conn != nil && l.conn.IsClosed():
-		return errors.New("broker away: the connection was lost")
 	default:
 		return nil
 	}

@@ -86,6 +86,9 @@ func (p *publisher) send(ctx context.Context, batch []outgoing) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	if ctx.Err() != nil { // both were there: chance chose
+		return context.Cause(ctx)
+	}
 	if err := p.open(ctx); err != nil {
 		return err
 	}
