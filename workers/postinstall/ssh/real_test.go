@@ -329,3 +329,66 @@ while not os.path.exists("/root/go"): time.sleep(0.05)`)
 		t.Errorf("exit code %d:\n%s", status.Exit, log)
 	}
 }
+
+// Claims that crashes, other boots and reused pids leave behind.
+func TestRealGuestJudgesClaims(t *testing.T) {
+	python := testenv.Need(t, "/usr/bin/python3")
+	b := setupReal(t, catalogue(t))
+	// A session leader that has ended and that nobody collects, beside processes that live.
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		out, err := b.guest.Run(ctx, python, "-c", `
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    open("/root/zombie", "w").write(open("/proc/self/stat").read())
+    os._exit(0)
+time.sleep(1000)`)
+		if err != nil && ctx.Err() == nil {
+			t.Errorf("make a zombie: %v: %s", err, out)
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	read := func(path string) string {
+		var text []byte
+		testnet.Until(t, 10*time.Second, path, func() bool {
+			var err error
+			text, err = b.guest.ReadFile(path)
+			return err == nil && len(text) > 0
+		})
+		return strings.TrimSpace(string(text))
+	}
+	boot := read("/proc/sys/kernel/random/boot_id")
+	fields := func(stat string) (pid, start string) {
+		_, rest, _ := strings.Cut(stat, ") ")
+		return strings.Fields(stat)[0], strings.Fields(rest)[19]
+	}
+	zombie, zombieStart := fields(read("/root/zombie"))
+	testnet.Until(t, 10*time.Second, "the zombie to be one", func() bool {
+		state, err := b.guest.Run(t.Context(), "cat", "/proc/"+zombie+"/stat")
+		return err == nil && strings.Contains(state, ") Z ")
+	})
+	_, initStart := fields(read("/proc/1/stat"))
+
+	for i, row := range []struct {
+		name, claim string
+		want        orchestrator.JobState
+	}{
+		{"a process that lives", "1 " + initStart + " " + boot, orchestrator.JobRunning},
+		{"its pid in another boot", "1 " + initStart + " 00000000-0000-4000-8000-000000000000", orchestrator.JobLost},
+		{"its pid, used again", "1 1" + initStart + " " + boot, orchestrator.JobLost},
+		{"a zombie", zombie + " " + zombieStart + " " + boot, orchestrator.JobLost},
+		{"a process that has gone", "31999 12345 " + boot, orchestrator.JobLost},
+		{"a claim that a crash emptied", "", orchestrator.JobLost},
+	} {
+		id := fmt.Sprintf("claim-%d", i)
+		if _, err := b.guest.Run(t.Context(), "bash", "-c", `mkdir -p "/var/lib/slipway/jobs/$1" && printf '%s' "$2" >"/var/lib/slipway/jobs/$1/claim"`, "bash", id, row.claim); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.observe(t, id, 0); got.State != row.want {
+			t.Errorf("%s: job is %s, want %s", row.name, got.State, row.want)
+		}
+	}
+}
