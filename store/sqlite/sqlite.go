@@ -48,14 +48,21 @@ func Open(ctx context.Context, path string) (*sqlstore.Store, error) {
 	return sqlstore.New(db, 0), nil
 }
 
-// Migrate makes the file when there is none and brings its schema up to date.
-func Migrate(ctx context.Context, path string) error {
-	// Made by us, so that only our user reads it: it holds sealed secrets and customers' names.
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+// Migrate makes the file when there is none and brings its schema up to date. Several may try at once: a lock beside the file (its name
+// and ".migrating") lets one go first.
+func Migrate(ctx context.Context, path string) (err error) {
+	unlock, err := lock(ctx, path+".migrating")
+	if err != nil {
+		return orchestrator.Errorf("store.Migrate", orchestrator.Transient, "%w: lock %s: %w", orchestrator.ErrStoreAway, path, err)
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	// Made by us, so that only our user reads it: it holds sealed secrets and customers' names. A file that is there is left alone: to
+	// close it again would take the locks away that SQLite holds on it in this process.
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
 		err = file.Close()
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrExist) {
 		return orchestrator.Errorf("store.Migrate", orchestrator.Permanent, "make the database: %w", err)
 	}
 	db, err := open(path, false)
