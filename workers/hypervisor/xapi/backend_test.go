@@ -661,6 +661,43 @@ func TestSomebodysCopyOfOurMachineIsLeftAlone(t *testing.T) {
 	}
 }
 
+// TestSecondVMThatRunsIsNeitherRemovedNorForgotten: somebody started a late clone by hand. It is not ours to stop, and the machine is not gone
+// as long as it is there.
+func TestSecondVMThatRunsIsNeitherRemovedNorForgotten(t *testing.T) {
+	w := open(t, sim.Config{})
+	spec := w.spec(1, 2)
+	shaped := w.shape(t, spec, w.clone(t, spec).UUID)
+	task, err := w.StartClone(t.Context(), w.spec(1, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ended(t, task)
+	var second xapi.Ref
+	for ref, vm := range w.vms(t) {
+		if vm.UUID != shaped.UUID {
+			second = ref
+		}
+	}
+	w.call(t, "VM.provision", nil, second)
+	w.call(t, "VM.start", nil, second, false, false)
+	ref := spec.MachineRef
+	ref.VM = shaped.UUID
+	if err := w.NameMachine(t.Context(), ref, "web-1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.DestroyMachine(t.Context(), ref, []string{shaped.Disks[0].UUID}); orchestrator.KindOf(err) != orchestrator.Transient {
+		t.Errorf("DestroyMachine: %v", err)
+	}
+	var power string
+	if w.call(t, "VM.get_power_state", &power, second); power != "Running" {
+		t.Errorf("the second VM is %s", power)
+	}
+	w.call(t, "VM.hard_shutdown", nil, second)
+	if err := w.DestroyMachine(t.Context(), ref, []string{shaped.Disks[0].UUID}); orchestrator.KindOf(err) != orchestrator.Transient {
+		t.Errorf("DestroyMachine with a halted VM that somebody made his own: %v", err)
+	}
+}
+
 func TestDiskThatAnotherVMUsesStays(t *testing.T) {
 	w := open(t, sim.Config{})
 	one, two := w.spec(1, 1), w.spec(2, 1)

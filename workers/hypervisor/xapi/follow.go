@@ -65,7 +65,6 @@ type follower struct {
 	onTask  func(Ref, TaskStatus)
 	token   string
 	pending map[Ref]bool // reported as pending and not yet as ended
-	login   *login
 }
 
 // next asks once and reports what came.
@@ -76,9 +75,6 @@ func (f *follower) next(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if login != f.login {
-		f.login, f.token = login, "" // after a restart of xapi no deletion is told: ask for everything
-	}
 	var batch eventBatch
 	dump := f.token == ""
 	// The pool object always exists, so that a dump answers at once, with a token, even where there is no task; without it such a dump
@@ -87,8 +83,8 @@ func (f *follower) next(ctx context.Context) error {
 	if err := f.session.call(ctx, "event.from", &batch, []any{classes, f.token, eventWait.Seconds()}); err != nil {
 		return err
 	}
-	if now, err := f.session.get(ctx, nil, nil); err != nil || now != f.login {
-		f.token = "" // the session was renewed on the way, the batch may hide deletions
+	if now, err := f.session.get(ctx, nil, nil); err != nil || now != login {
+		f.token = "" // renewed on the way: after a restart of xapi no deletion is told, so ask for everything
 		return err
 	}
 	f.report(batch, dump)

@@ -59,6 +59,17 @@ func TestReadsOfAllVMsAreShared(t *testing.T) {
 	}
 }
 
+func TestGuestMetricsCountWhileTheAgentLives(t *testing.T) {
+	for _, live := range []bool{true, false} {
+		m := newMember(t, always(ok(map[string]any{"live": live, "networks": map[string]string{"0/ip": "10.0.0.5"}})))
+		p := testPool(newClient(t, testConfig(m.URL)))
+		got, addresses, err := p.guest(t.Context(), vmRecord{GuestMetrics: "OpaqueRef:metrics"})
+		if err != nil || got != live || (len(addresses) > 0) != live {
+			t.Errorf("live %v gives %v, %v, %v", live, got, addresses, err)
+		}
+	}
+}
+
 func TestAReadDoesNotEndWithItsFirstAsker(t *testing.T) {
 	arrived, release := make(chan struct{}, 1), make(chan struct{})
 	m := newMember(t, func(string, []json.RawMessage) reply {
