@@ -263,9 +263,13 @@ func resting(b *bundle) {
 	b.publish(q, "1")
 	first := b.work(q, 1, func(context.Context, string, int) queue.Verdict { return queue.Requeue(queue.MaxDelay) })
 	b.until("the first order", func() bool { return len(first.saw()) == 1 })
-	b.publish(q, "2")
+	// Enough of them that a worker which takes more gets some.
+	const others = 50
 	second := b.work(b.open(), 1, ackAll)
-	b.until("the second order at another worker", func() bool { return len(second.saw()) == 1 })
+	for i := range others {
+		b.publish(q, strconv.Itoa(2+i))
+	}
+	b.until("the others at another worker", func() bool { return len(second.saw()) == others })
 	if got := first.saw(); len(got) != 1 {
 		b.Errorf("a worker whose order rests took another one: %v", got)
 	}
