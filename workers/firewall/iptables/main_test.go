@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,6 +47,9 @@ func helper(what string, args []string) error {
 	case "watch":
 		return unit.Watch(ctx, os.NewFile(3, "ready"))
 	case "reload":
+		if err := syscall.Setpgid(0, 0); err != nil { // the test is not to die with us
+			return err
+		}
 		var change agent.Change
 		if err := json.Unmarshal([]byte(args[1]), &change); err != nil {
 			return err
@@ -59,12 +63,9 @@ func helper(what string, args []string) error {
 	}
 }
 
+// killSelf ends this process and all of its group, as the end of a session may.
 func killSelf() error {
-	self, err := os.FindProcess(os.Getpid())
-	if err != nil {
-		return err
-	}
-	if err := self.Kill(); err != nil {
+	if err := syscall.Kill(-syscall.Getpid(), syscall.SIGKILL); err != nil {
 		return err
 	}
 	select {}

@@ -282,6 +282,25 @@ func TestRoutedMachine(t *testing.T) {
 	})
 }
 
+func TestPrivateToPrivateIsNotTranslated(t *testing.T) {
+	t.Parallel()
+	forBackends(t, func(t *testing.T, backend string) {
+		l := newLab(t, backend)
+		const resolver = "10.9.0.53" // the site's, in a private range behind another router
+		l.outside.MustRun("ip", "addr", "add", resolver+"/32", "dev", "lo")
+		l.outside.MustRun("ip", "route", "add", "10.0.0.0/24", "via", "198.51.100.254")
+		serve(t, l.outside, resolver+":53")
+		l.env.Private = append(l.env.Private, prefix("10.9.0.0/24"))
+		l.env.Foreign = append(l.env.Foreign, prefix(resolver+"/32"))
+		l.apply(nil, customer(idA, privateA, publicA))
+		l.closed(l.guests[privateA], "", resolver+":53") // the site decides about what is its own
+		l.iptables("-A", "FORWARD", "-d", resolver, "-j", "ACCEPT")
+		if s := l.open(l.guests[privateA], "", resolver+":53"); s.seen != privateA {
+			t.Errorf("the resolver sees %s, want %s", s.seen, privateA)
+		}
+	})
+}
+
 func TestForeignAddressesAreLeftToTheSite(t *testing.T) {
 	t.Parallel()
 	forBackends(t, func(t *testing.T, backend string) {

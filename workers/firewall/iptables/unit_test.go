@@ -372,6 +372,45 @@ func TestProofDisarms(t *testing.T) {
 	}
 }
 
+func TestWatcherLeavesALaterChangeAlone(t *testing.T) {
+	t.Parallel()
+	f := alone(t, backends[0])
+	f.apply(nil, someEntries()...)
+	later := revertRecord{ID: "later", After: time.Minute}
+	if err := f.unit.writeRecord(later); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.in(func(ctx context.Context) error { return f.unit.revert(ctx, "earlier") }); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(f.rules(), chainOf(idA)) || !f.armed() {
+		t.Error("the earlier watcher reverted the later change")
+	}
+
+	ready, readyChild, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ready.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- f.unit.Watch(t.Context(), readyChild) }()
+	if _, err := ready.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	later.ID = "latest"
+	if err := f.unit.writeRecord(later); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("a superseded watcher goes on")
+	}
+}
+
 func TestReloadWithoutAWatcherTouchesNothing(t *testing.T) {
 	t.Parallel()
 	f := alone(t, backends[0])
