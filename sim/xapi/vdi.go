@@ -74,7 +74,11 @@ func (s *Server) newVDI(sr *object, size int64, v map[string]any, occupied int64
 		return nil, err
 	}
 	db := s.db
-	if sr.num("virtual_allocation")+size > sr.num("physical_size") {
+	cost := size
+	if v["is_a_snapshot"] == true { // costs what it occupies, and that only
+		cost = 0
+	}
+	if sr.num("virtual_allocation")+cost > sr.num("physical_size") {
 		return nil, errNoSpace()
 	}
 	if occupied == thick {
@@ -85,7 +89,7 @@ func (s *Server) newVDI(sr *object, size int64, v map[string]any, occupied int64
 	v["virtual_size"], v["physical_utilisation"], v["allowed_operations"] = size, occupied, opsVDI
 	vdi := db.create("VDI", v)
 	db.link(sr, "VDIs", vdi.ref)
-	s.account(sr, size, occupied)
+	s.account(sr, cost, occupied)
 	return vdi, nil
 }
 
@@ -107,7 +111,11 @@ func (s *Server) removeVDI(vdi *object) {
 	}
 	if sr := db.get("SR", vdi.str("SR")); sr != nil {
 		db.unlink(sr, "VDIs", vdi.ref)
-		s.account(sr, -vdi.num("virtual_size"), -vdi.num("physical_utilisation"))
+		cost := vdi.num("virtual_size")
+		if vdi.flag("is_a_snapshot") {
+			cost = 0
+		}
+		s.account(sr, -cost, -vdi.num("physical_utilisation"))
 	}
 	db.destroy(vdi)
 }
@@ -253,13 +261,8 @@ func (c *call) copyVDI(vdi, sr *object, progress float64) (*object, error) {
 	}
 	var made *object
 	err := c.onVDI(vdi, "copy", "vdi_copy", true, 0, func(*object) error {
-		content, ok := vdi.dict("other_config")["content_id"]
-		if !ok {
-			content = db.newUUID()
-			db.set(vdi, "other_config", withKey(vdi.dict("other_config"), "content_id", content))
-		}
+		db.set(vdi, "other_config", withKey(vdi.dict("other_config"), "content_id", db.newUUID())) // the copy has the same
 		v := inherited(vdi)
-		v["other_config"] = withKey(vdi.dict("other_config"), "content_id", content)
 		if err := c.plugged(sr); err != nil {
 			return err
 		}
@@ -280,7 +283,7 @@ func (c *call) copyVDI(vdi, sr *object, progress float64) (*object, error) {
 			}
 		}
 		var err error
-		made, err = c.s.newVDI(sr, vdi.num("virtual_size"), v, thick)
+		made, err = c.s.newVDI(sr, vdi.num("virtual_size"), v, vdi.num("physical_utilisation"))
 		return err
 	})
 	return made, err

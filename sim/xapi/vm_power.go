@@ -48,6 +48,7 @@ func (c *call) boot(vm, host *object, paused bool) (any, error) {
 			return nil, err
 		}
 	}
+	s.prepareBoot(vm)
 	if host == nil {
 		if host = s.chooseHost(vm); host == nil {
 			return nil, fail("NO_HOSTS_AVAILABLE")
@@ -56,7 +57,6 @@ func (c *call) boot(vm, host *object, paused bool) (any, error) {
 		return nil, err
 	}
 	s.db.set(vm, "scheduled_to_be_resident_on", host.ref) // its memory is taken from now on
-	s.prepareBoot(vm)
 	s.booting[vm] = true
 	defer delete(s.booting, vm)
 	c.attaching(vm, true)
@@ -101,6 +101,7 @@ func (s *Server) boot(vm, host *object) {
 	db := s.db
 	s.domid++
 	db.set(vm, "domid", s.domid)
+	s.bootRecord(vm)
 	db.set(vm, "scheduled_to_be_resident_on", nullRef)
 	db.set(vm, "resident_on", host.ref)
 	db.link(host, "resident_VMs", vm.ref)
@@ -127,17 +128,21 @@ func (s *Server) boot(vm, host *object) {
 	s.measure(host)
 }
 
-// prepareBoot fills what the first start fills, before anything is attached.
+// prepareBoot fills what the first attempt to start fills, even when there is no host for the VM.
 func (s *Server) prepareBoot(vm *object) {
+	if len(vm.dict("bios_strings")) > 0 {
+		return
+	}
+	s.db.set(vm, "bios_strings", biosStrings)
+	if _, ok := vm.dict("platform")["device-model"]; !ok && vm.str("domain_type") == "hvm" {
+		s.db.set(vm, "platform", withKey(vm.dict("platform"), "device-model", "qemu-upstream-compat"))
+	}
+}
+
+// bootRecord fills what a boot fills, and filters what reaches the guest.
+func (s *Server) bootRecord(vm *object) {
 	db := s.db
-	first := len(vm.dict("last_boot_CPU_flags")) == 0
 	db.set(vm, "last_boot_CPU_flags", map[string]any{"vendor": "unknown", "features": ""})
-	if len(vm.dict("bios_strings")) == 0 {
-		db.set(vm, "bios_strings", biosStrings)
-	}
-	if _, ok := vm.dict("platform")["device-model"]; !ok && first && vm.str("domain_type") == "hvm" {
-		db.set(vm, "platform", withKey(vm.dict("platform"), "device-model", "qemu-upstream-compat"))
-	}
 	kept := map[string]any{}
 	for k, v := range vm.dict("xenstore_data") { // only these keys reach the guest
 		if strings.HasPrefix(k, "vm-data") || strings.HasPrefix(k, "FIST") {

@@ -26,6 +26,7 @@ type entry struct {
 	HTTPExchange
 
 	index     int
+	beside    bool // others began while it ran
 	hasResult bool
 	hasError  bool
 }

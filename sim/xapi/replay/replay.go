@@ -127,7 +127,7 @@ func runOne(ctx context.Context, r *recording) (FileReport, error) {
 }
 
 // threaded calls ran beside the others; they stand in a recording where they ended.
-func (e *entry) threaded() bool { return e.Method != "" && e.T != nil && (e.Note != "" || e.DT > 0.5) }
+func (e *entry) threaded() bool { return e.Method != "" && e.T != nil && (e.Note != "" || e.beside) }
 
 // schedule puts the entries in the order in which they began. What has no time keeps its place behind its forerunner.
 func schedule(entries []*entry) []*entry {
@@ -137,6 +137,13 @@ func schedule(entries []*entry) []*entry {
 	}
 	list := make([]timed, len(entries))
 	last := 0.0
+	for _, e := range entries {
+		for _, other := range entries {
+			if e.T != nil && other.T != nil && *other.T > *e.T && *other.T < *e.T+e.DT-0.01 {
+				e.beside = true
+			}
+		}
+	}
 	for i, e := range entries {
 		list[i] = timed{e, last}
 		if e.T != nil {
@@ -155,6 +162,9 @@ func schedule(entries []*entry) []*entry {
 }
 
 func (p *player) play(e *entry) {
+	if before := p.setup.before[e.index]; before != nil {
+		before(p)
+	}
 	switch {
 	case e.Method == "" && e.Note != "":
 		p.note(e.Note)
@@ -224,9 +234,6 @@ const (
 )
 
 func (p *player) exchange(e *entry) {
-	if before := p.setup.before[e.index]; before != nil {
-		before(p)
-	}
 	p.failing(e)
 	p.mu.Lock()
 	p.report.Exchanges++
@@ -326,6 +333,9 @@ func (p *player) pruneEvents(since string, v any, recorded bool) any {
 	for _, item := range events {
 		e, _ := item.(map[string]any)
 		ref, _ := e["ref"].(string)
+		if s, ok := e["snapshot"].(map[string]any); ok && s["is_control_domain"] == true {
+			continue
+		}
 		_, known := p.match.forward[ref]
 		if !recorded {
 			_, known = p.match.back[ref]

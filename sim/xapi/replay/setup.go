@@ -32,12 +32,18 @@ func setupFor(name string) setup {
 	case "slave_emergency":
 		s.slave = true
 	case "storage_2_template_disks":
-		s.copying = 250 * time.Millisecond
+		s.copying = 310 * time.Millisecond
 	case "restart":
 		s.before = map[int]func(*player){
 			10: func(p *player) { p.delay("vdi_clone", 600) }, // the recorder slowed its driver down without a remark
 			18: func(p *player) { p.loginAgain(18) },
+			30: func(p *player) { p.sim.EnableHosts() },
 			31: func(p *player) { p.delay("vdi_clone", 0) },
+		}
+	case "tasks_start_in_progress":
+		s.before = map[int]func(*player){ // the recorder halted the VM in between
+			41: func(p *player) { p.act(43, "VM.hard_shutdown") },
+			51: func(p *player) { p.act(52, "VM.hard_shutdown") },
 		}
 	case "hvm_life_cycle":
 		// xenopsd's simulator lost the disk at 105, and the VM was left paused.
@@ -152,7 +158,6 @@ func (r *recording) provisionSR() string {
 
 // loginAgain makes the session of a login that the recording does not show: the one that call index uses.
 func (p *player) loginAgain(index int) {
-	p.sim.EnableHosts()
 	result, _, err := p.call("session.login_with_password", []any{"root", "secret", "2.21", "again"})
 	if sim, ok := result.(string); ok && err == nil {
 		p.match.forward[p.rec.entries[index].Params[0].(string)] = sim
