@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -452,6 +453,33 @@ func TestRestoringWithoutAFile(t *testing.T) {
 	}
 	if f.armed() {
 		t.Error("the timer is still armed")
+	}
+}
+
+func TestCutFindsAnAddressInEveryRole(t *testing.T) {
+	t.Parallel()
+	f := alone(t, backends[0])
+	f.apply(nil, someEntries()...)
+	const cut, x, y = "10.0.0.77", "192.0.2.1", "192.0.2.2"
+	connections := [][4]string{ // original source and destination, reply source and destination
+		{cut, x, x, y}, {x, cut, y, x}, {x, y, cut, x}, {x, y, y, cut}, {y, x, x, y},
+	}
+	for i, c := range connections {
+		port := strconv.Itoa(1000 + i)
+		f.ns.MustRun(f.cfg.Conntrack, "-I", "-p", "tcp", "--state", "ESTABLISHED", "-t", "600",
+			"--orig-src", c[0], "--orig-dst", c[1], "--reply-src", c[2], "--reply-dst", c[3],
+			"--sport", port, "--dport", "80", "--reply-port-src", "80", "--reply-port-dst", port)
+	}
+	if flows := f.ns.MustRun(f.cfg.Conntrack, "-L"); strings.Count(flows, "ESTABLISHED") != len(connections) {
+		t.Fatalf("not tracked:\n%s", flows)
+	}
+	for range 2 { // the second finds nothing, which is no failure
+		if err := f.reload(agent.Change{Cut: []netip.Addr{addr(cut)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if flows := f.ns.MustRun(f.cfg.Conntrack, "-L"); strings.Contains(flows, cut) || strings.Count(flows, "ESTABLISHED") != 1 {
+		t.Errorf("after the cut:\n%s", flows)
 	}
 }
 
