@@ -48,10 +48,11 @@ type Member struct {
 
 // Group is what a Controller knows about a group from the configuration.
 type Group struct {
-	ID      string
-	Unit    orchestrator.Unit
-	Members []Member
-	Render  Renderer
+	ID       string
+	Unit     orchestrator.Unit
+	Members  []Member
+	Render   Renderer
+	Interval time.Duration // between two applies of this group; 0 is Config.Interval
 	// Addresses of an entry, whose connections are cut when it goes or changes; nil for units that cut nothing.
 	Addresses func(body json.RawMessage) []netip.Addr
 }
@@ -110,6 +111,9 @@ func (c *Controller) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, g := range c.Groups {
+		if g.Interval == 0 {
+			g.Interval = c.Interval
+		}
 		l := &loop{Controller: c, group: g, retry: map[string]backoff{}}
 		wg.Go(func() { l.run(ctx) })
 	}
@@ -172,7 +176,7 @@ func (l *loop) run(ctx context.Context) {
 			busy = true
 		case <-catchUp.C:
 		}
-		if busy && !sleep(ctx, max(l.Gather, l.Interval-time.Since(l.last))) {
+		if busy && !sleep(ctx, max(l.Gather, l.group.Interval-time.Since(l.last))) {
 			return
 		}
 		refresh := time.Since(refreshed) > l.Refresh

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/term"
+
+	"slipway/internal/demo"
+)
+
+type demoCmd struct {
+	Orders  int           `help:"How many machines are ordered." default:"20"`
+	Pools   int           `help:"Over how many pools." default:"2"`
+	Seed    uint64        `help:"Seed of plans, images and pools." default:"1"`
+	Timeout time.Duration `help:"Give up after this." default:"5m"`
+	Keep    bool          `help:"Leave the demo's directory behind."`
+	Log     string        `help:"Write the worker's log to this file." type:"path"`
+}
+
+func (c demoCmd) Run(e *env) error {
+	log := slog.New(slog.DiscardHandler)
+	if c.Log != "" {
+		f, err := os.OpenFile(c.Log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		log = logger(f, e.Debug)
+	}
+	result, err := demo.Run(e.ctx, demo.Options{Orders: c.Orders, Pools: c.Pools, Seed: c.Seed, Timeout: c.Timeout, Keep: c.Keep,
+		Stdout: e.stdout, Terminal: isTerminal(e.stdout), Log: log})
+	if err != nil {
+		return hinted{error: err, next: "slipway demo --keep --log demo.log", code: exitFailure}
+	}
+	if !result.OK() {
+		return hinted{error: fmt.Errorf("the world and the store do not agree"), next: "slipway demo --keep --log demo.log", code: exitFailure}
+	}
+	return nil
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

@@ -1,0 +1,329 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"slipway/internal/api"
+	"slipway/internal/config"
+)
+
+// client reaches serve: by --socket, else by the configuration's.
+func (e *env) client() (*api.Client, error) {
+	socket := e.Socket
+	if socket == "" {
+		cfg, err := config.Load(e.Config)
+		if err != nil {
+			return nil, hinted{error: fmt.Errorf("the socket of serve is not known: configuration %w", err), next: "name it with --socket, or the file with --config", code: exitUsage}
+		}
+		socket = cfg.Socket
+	}
+	return api.NewClient(socket), nil
+}
+
+// get asks serve one question.
+func (e *env) get(path string, answer any) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Get(e.ctx, path, answer)
+}
+
+// post tells serve to do one thing.
+func (e *env) post(path string, body, answer any) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return client.Post(e.ctx, path, body, answer)
+}
+
+type orderCmd struct {
+	File string `arg:"" help:"File with the order, - for standard input."`
+	Wait bool   `help:"Follow it until the machine is ready or the run parks."`
+}
+
+func (c orderCmd) Run(e *env) error {
+	in := e.stdin
+	if c.File != "-" {
+		f, err := os.Open(c.File)
+		if err != nil {
+			return hinted{error: err, next: "slipway order FILE; examples are in docs/examples", code: exitUsage}
+		}
+		defer f.Close()
+		in = f
+	}
+	body, err := io.ReadAll(io.LimitReader(in, 4<<20))
+	if err != nil {
+		return err
+	}
+	var accepted api.Accepted
+	if err := e.post("/v1/orders", body, &accepted); err != nil {
+		return err
+	}
+	if err := e.print(accepted, func(t table.Writer) {
+		t.AppendHeader(table.Row{"machine", "run", "repeated"})
+		t.AppendRow(table.Row{accepted.Machine, accepted.Run, accepted.Repeated})
+	}); err != nil {
+		return err
+	}
+	if c.Wait {
+		return watchCmd{Machine: accepted.Machine}.Run(e)
+	}
+	return nil
+}
+
+type listCmd struct {
+	Status  []string `help:"Only these: ready, running, waiting, parked, canceling, done, canceled."`
+	Process string   `help:"install or uninstall."`
+	Pool    string   `help:"Only this pool."`
+	Tenant  string   `help:"Only this tenant."`
+	Limit   int      `help:"At most so many." default:"1000"`
+}
+
+func (c listCmd) Run(e *env) error {
+	q := url.Values{"status": c.Status, "process": {c.Process}, "pool": {c.Pool}, "tenant": {c.Tenant}, "limit": {strconv.Itoa(c.Limit)}}
+	var runs []api.Run
+	if err := e.get("/v1/runs?"+q.Encode(), &runs); err != nil {
+		return err
+	}
+	return e.print(runs, func(t table.Writer) { runTable(t, runs) })
+}
+
+func runTable(t table.Writer, runs []api.Run) {
+	t.AppendHeader(table.Row{"machine", "tenant", "name", "process", "state", "status", "pool", "private", "public", "for", "reason"})
+	for _, r := range runs {
+		t.AppendRow(table.Row{r.Machine, r.Tenant, r.Name, r.Process, r.State, r.Status, dash(r.Pool), dash(r.Private), dash(r.Public), ago(r.Updated), clip(r.Reason, 60)})
+	}
+}
+
+type showCmd struct {
+	Machine string `arg:"" help:"Id, a prefix of it, run id, name, or tenant/name."`
+}
+
+func (c showCmd) Run(e *env) error {
+	m, err := e.machine(c.Machine)
+	if err != nil {
+		return err
+	}
+	if e.Output == "json" {
+		return e.print(m, nil)
+	}
+	line := func(key, value string) {
+		if value != "" {
+			fmt.Fprintf(e.stdout, "%-10s %s\n", key, clean(value))
+		}
+	}
+	line("machine", m.ID)
+	line("name", m.Tenant+"/"+m.Name)
+	line("state", m.State+" ("+m.Presence+")")
+	line("image", fmt.Sprintf("%s, %d vCPUs, %d MiB, %d GiB", m.Image, m.Plan.VCPUs, m.Plan.MemoryMiB, m.Plan.DiskGiB))
+	if p := m.Placement; p.Pool != "" {
+		line("place", fmt.Sprintf("pool %s, host %s, storage %s", p.Pool, p.Host, p.SR))
+		network := "private " + p.Private.String()
+		if p.Public.IsValid() {
+			network += ", public " + p.Public.String()
+		}
+		line("network", network+", MAC "+p.MAC)
+		line("console", fmt.Sprintf("%s port %d", p.Console, p.ConsolePort))
+	}
+	line("vm", m.VM)
+	line("host key", m.HostKey)
+	for _, entry := range m.Entries {
+		line("group", entry.Group+": "+entryWords(entry))
+	}
+	line("exits", strings.Join(m.Exits, ", "))
+	line("hint", m.Hint)
+	fmt.Fprintln(e.stdout)
+	if err := e.print(nil, func(t table.Writer) { runTable(t, m.Runs) }); err != nil {
+		return err
+	}
+	fmt.Fprintln(e.stdout)
+	return e.print(nil, func(t table.Writer) { journalTable(t, m.Attempts) })
+}
+
+func journalTable(t table.Writer, attempts []api.Attempt) {
+	t.AppendHeader(table.Row{"step", "attempt", "started", "took", "outcome", "actor", "message"})
+	for _, a := range attempts {
+		step, took, outcome := a.Step, "-", a.Outcome
+		if a.Undo {
+			step = "undo " + step
+		}
+		if !a.Ended.IsZero() {
+			took = a.Ended.Sub(a.Started).Round(time.Millisecond).String()
+		}
+		if a.Kind != "" {
+			outcome += " (" + a.Kind + ")"
+		}
+		t.AppendRow(table.Row{step, a.Number, a.Started.Local().Format("15:04:05.000"), took, outcome, clip(a.Actor, 24), clip(a.Message, 90)})
+	}
+}
+
+func entryWords(entry api.Entry) string {
+	switch {
+	case entry.Bad != "":
+		return "refused: " + entry.Bad
+	case entry.Removed && entry.Applied:
+		return "dropped"
+	case entry.Applied:
+		return "applied"
+	case entry.Problem != "":
+		return "not applied yet: " + entry.Problem
+	default:
+		return "not applied yet"
+	}
+}
+
+func (e *env) machine(what string) (m api.Machine, err error) {
+	err = e.get("/v1/machines/"+url.PathEscape(what), &m)
+	return m, err
+}
+
+type explainCmd struct {
+	Machine string `arg:"" help:"Id, a prefix of it, run id, name, or tenant/name."`
+}
+
+func (c explainCmd) Run(e *env) error {
+	var x api.Explanation
+	if err := e.get("/v1/explain/"+url.PathEscape(c.Machine), &x); err != nil {
+		return err
+	}
+	if e.Output == "json" {
+		return e.print(x, nil)
+	}
+	fmt.Fprintln(e.stdout, clean(x.Now))
+	for _, f := range x.Found {
+		fmt.Fprintln(e.stdout, "  found:", clean(f))
+	}
+	if len(x.Exits) > 0 {
+		fmt.Fprintln(e.stdout, "  exits:", strings.Join(x.Exits, ", "))
+	}
+	if x.Hint != "" {
+		fmt.Fprintln(e.stdout, "  hint: ", clean(x.Hint))
+	}
+	if len(x.Placement) == 0 {
+		return nil
+	}
+	fmt.Fprintln(e.stdout)
+	return e.print(nil, func(t table.Writer) {
+		t.AppendHeader(table.Row{"pool", "host", "storage", "weight", "decision"})
+		for _, p := range x.Placement {
+			decision := "passed"
+			switch {
+			case p.Chosen:
+				decision = "chosen"
+			case p.Filter != "":
+				decision = "refused: " + p.Filter
+			}
+			t.AppendRow(table.Row{p.Pool, dash(p.Host), dash(p.SR), p.Weight, clip(decision, 80)})
+		}
+	})
+}
+
+type watchCmd struct {
+	Machine string `arg:"" help:"Id, a prefix of it, run id, name, or tenant/name."`
+}
+
+// Run prints one line per change, and ends with the run: exit code 0 when it is done, 1 when it is parked or canceled.
+func (c watchCmd) Run(e *env) error {
+	last := ""
+	for {
+		m, err := e.machine(c.Machine)
+		if err != nil {
+			return err
+		}
+		if len(m.Runs) == 0 {
+			return hinted{error: fmt.Errorf("machine %s has no run", m.ID), next: "slipway show " + m.ID, code: exitConflict}
+		}
+		run := newest(m.Runs)
+		now := fmt.Sprintf("%-9s %-10s %s", run.Status, run.Process, run.State)
+		if run.Reason != "" {
+			now += ": " + clean(run.Reason)
+		}
+		if now != last {
+			fmt.Fprintf(e.stdout, "%s %s\n", time.Now().Format("15:04:05"), now)
+			last = now
+		}
+		switch run.Status {
+		case "done":
+			return nil
+		case "parked":
+			return hinted{error: fmt.Errorf("parked at %s: %s", run.Step, clean(run.Reason)), next: "slipway explain " + m.ID, code: exitFailure}
+		case "canceled":
+			return hinted{error: fmt.Errorf("canceled: %s", clean(run.Reason)), next: "slipway show " + m.ID, code: exitFailure}
+		}
+		timer := time.NewTimer(300 * time.Millisecond)
+		select {
+		case <-e.ctx.Done():
+			timer.Stop()
+			return e.ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+// newest is the run that is not over, or the one created last.
+func newest(runs []api.Run) api.Run {
+	best := runs[0]
+	for _, r := range runs {
+		if r.Status != "done" && r.Status != "canceled" {
+			return r
+		}
+		if r.Created.After(best.Created) {
+			best = r
+		}
+	}
+	return best
+}
+
+// actFlags are what every verb that changes something takes.
+type actFlags struct {
+	Yes    bool   `help:"Do it; without this the plan is printed."`
+	Reason string `help:"Why, for the journal."`
+}
+
+type retryCmd struct {
+	Machine  string `arg:"" help:"Id, a prefix of it, run id, name, or tenant/name."`
+	actFlags `embed:""`
+}
+
+func (c retryCmd) Run(e *env) error { return e.act("retry", c.Machine, c.actFlags) }
+
+type cancelCmd struct {
+	Machine  string `arg:"" help:"Id, a prefix of it, run id, name, or tenant/name."`
+	actFlags `embed:""`
+}
+
+func (c cancelCmd) Run(e *env) error { return e.act("cancel", c.Machine, c.actFlags) }
+
+func (e *env) act(verb, what string, flags actFlags) error {
+	var acted api.Acted
+	if err := e.post("/v1/"+verb+"/"+url.PathEscape(what), api.Act{Yes: flags.Yes, Reason: flags.Reason}, &acted); err != nil {
+		return err
+	}
+	if e.Output == "json" {
+		return e.print(acted, nil)
+	}
+	for _, f := range acted.Found {
+		fmt.Fprintln(e.stdout, "found:", clean(f))
+	}
+	for _, p := range acted.Plan {
+		fmt.Fprintln(e.stdout, "will: ", clean(p))
+	}
+	if !acted.Done {
+		fmt.Fprintf(e.stdout, "nothing was done; to do it: slipway %s %s --yes --reason WHY\n", verb, what)
+		return nil
+	}
+	fmt.Fprintf(e.stdout, "done: run %s is %s\n", acted.Run.Run, acted.Run.Status)
+	return nil
+}

@@ -1,0 +1,198 @@
+// Command slipway is the one binary: the worker (serve), the operators' verbs, the agent on appliances, the simulators and the demo.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"github.com/lmittmann/tint"
+	"golang.org/x/term"
+
+	"slipway/internal/api"
+	"slipway/orchestrator"
+)
+
+// Exit codes, as docs/operations.md has them.
+const (
+	exitOK       = 0
+	exitFailure  = 1 // it did not work; the message says why
+	exitUsage    = 2 // a flag or argument is wrong
+	exitRefused  = 3 // bad input; nothing was touched
+	exitNotFound = 4 // no such machine, run, group or letter
+	exitConflict = 5 // not in this state
+	exitAway     = 6 // serve, the database or the broker does not answer
+)
+
+// cli is the command line; each verb is a type with a Run method.
+type cli struct {
+	Config string `help:"Configuration file." default:"/etc/slipway/slipway.yaml" env:"SLIPWAY_CONFIG" type:"path" short:"c"`
+	Socket string `help:"Socket of serve; the configuration's when empty." env:"SLIPWAY_SOCKET" type:"path"`
+	Output string `help:"table or json." enum:"table,json" default:"table" short:"o"`
+	Debug  bool   `help:"Log more."`
+
+	Serve   serveCmd   `cmd:"" help:"Work: take orders, drive runs, keep appliances at their desired state."`
+	Order   orderCmd   `cmd:"" help:"Hand in an order: a CloudEvent in a file, or - for standard input."`
+	List    listCmd    `cmd:"" help:"List runs."`
+	Show    showCmd    `cmd:"" help:"Show a machine, its runs and its journal."`
+	Explain explainCmd `cmd:"" help:"Say why a machine is where it is, after looking at the world."`
+	Watch   watchCmd   `cmd:"" help:"Follow a machine until its run is over or parked."`
+	Retry   retryCmd   `cmd:"" help:"Run the step of a parked or waiting run again, after looking at what is there."`
+	Cancel  cancelCmd  `cmd:"" help:"Unwind an install by its journal."`
+	IP      ipCmd      `cmd:"" name:"ip" help:"Addresses: list, mark as foreign, free."`
+	Pool    poolCmd    `cmd:"" help:"Pools and their room."`
+	Group   groupCmd   `cmd:"" help:"Appliance groups: list, resume a halted member, approve a shrink."`
+	Dead    deadCmd    `cmd:"" help:"Orders that were refused: list, show, requeue, drop."`
+	Graph   graphCmd   `cmd:"" help:"Draw a process as Mermaid."`
+	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of a message."`
+	Check   checkCmd   `cmd:"" help:"Try everything that the configuration says."`
+	Migrate migrateCmd `cmd:"" help:"Bring the database to this version's schema."`
+	Sim     simCmd     `cmd:"" help:"Simulators of what cannot run everywhere."`
+	Agent   agentCmd   `cmd:"" help:"The agent on an appliance."`
+	Demo    demoCmd    `cmd:"" help:"Watch orders become machines on simulators; no root, no servers."`
+	Version versionCmd `cmd:"" help:"Print the version."`
+}
+
+// env is what every verb gets.
+type env struct {
+	*cli
+	ctx    context.Context
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+	log    *slog.Logger
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is main as a function: tests call it with their own streams.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
+	var c cli
+	exited := exitOK
+	parser, err := kong.New(&c, kong.Name("slipway"), kong.Description("Provision virtual machines on XenServer and XCP-ng pools."),
+		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code; panic(exit{}) }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+	if err != nil {
+		fmt.Fprintln(stderr, "slipway:", err)
+		return exitFailure
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			if _, ok := p.(exit); !ok {
+				panic(p)
+			}
+			code = exited
+		}
+	}()
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "slipway: %v\nnext: slipway --help\n", err)
+		return exitUsage
+	}
+	e := &env{cli: &c, ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, log: logger(stderr, c.Debug)}
+	return report(stderr, parsed.Run(e))
+}
+
+// exit unwinds out of kong's help.
+type exit struct{}
+
+func logger(w io.Writer, more bool) *slog.Logger {
+	level := slog.LevelInfo
+	if more {
+		level = slog.LevelDebug
+	}
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000"}))
+	}
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// hinted is an error with the command to type next.
+type hinted struct {
+	error
+	next string
+	code int
+}
+
+func (h hinted) Unwrap() error { return h.error }
+
+// report prints an error the way every verb does: what, each field, and the command to type next.
+func report(w io.Writer, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	code, next := exitFailure, ""
+	var h hinted
+	var refused *api.Error
+	var fields orchestrator.FieldErrors
+	var away *api.AwayError
+	switch {
+	case errors.As(err, &h):
+		code, next = h.code, h.next
+	case errors.As(err, &refused):
+		next = refused.Next
+		switch refused.Code {
+		case api.CodeRefused:
+			code, fields = exitRefused, refused.Fields
+		case api.CodeNotFound:
+			code = exitNotFound
+		case api.CodeConflict:
+			code = exitConflict
+		case api.CodeAway:
+			code = exitAway
+		}
+	case errors.As(err, &away):
+		code, next = exitAway, "slipway serve, or name its socket with --socket"
+	case errors.As(err, &fields):
+		code = exitRefused
+	}
+	for _, f := range fields {
+		fmt.Fprintf(w, "slipway: %s: %s\n  fix: %s\n", clean(f.Field), clean(f.Problem), clean(f.Fix))
+	}
+	if len(fields) == 0 {
+		fmt.Fprintf(w, "slipway: %v\n", err)
+	}
+	switch {
+	case next == "" && len(fields) > 0:
+		next = "slipway schema"
+	case next == "":
+		next = "slipway --help"
+	}
+	fmt.Fprintf(w, "next: %s\n", next)
+	return code
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(e *env) error {
+	_, err := fmt.Fprintln(e.stdout, "slipway", version())
+	return err
+}
+
+var released string // -ldflags "-X main.released=1.2.3"
+
+// version is set by the linker for a release, and is the commit's otherwise.
+func version() string {
+	if released != "" {
+		return released
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+				return "devel-" + s.Value[:12]
+			}
+		}
+	}
+	return "devel"
+}

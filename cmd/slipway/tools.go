@@ -1,0 +1,173 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"slipway/internal/service"
+	"slipway/orchestrator"
+	"slipway/orchestrator/install"
+	"slipway/orchestrator/uninstall"
+	"slipway/schemas"
+	"slipway/sim/xapi"
+	"slipway/sim/xvp"
+	"slipway/workers/appliance/agent"
+	"slipway/workers/firewall/iptables"
+)
+
+type graphCmd struct {
+	Process string `arg:"" enum:"install,uninstall" help:"install or uninstall."`
+}
+
+func (c graphCmd) Run(e *env) error {
+	processes := map[string]*orchestrator.Process{
+		install.Name:   install.New(install.Ports{}),
+		uninstall.Name: uninstall.New(uninstall.Ports{}),
+	}
+	_, err := fmt.Fprint(e.stdout, processes[c.Process].Mermaid())
+	return err
+}
+
+type schemaCmd struct {
+	Name string `arg:"" optional:"" help:"Which; without it their names are listed."`
+}
+
+func (c schemaCmd) Run(e *env) error {
+	if c.Name == "" {
+		_, err := fmt.Fprintln(e.stdout, strings.Join(schemas.Names(), "\n"))
+		return err
+	}
+	text, ok := schemas.Get(c.Name)
+	if !ok {
+		return hinted{error: fmt.Errorf("there is no schema %q", c.Name), next: "slipway schema", code: exitNotFound}
+	}
+	_, err := e.stdout.Write(text)
+	return err
+}
+
+type checkCmd struct{}
+
+func (checkCmd) Run(e *env) error {
+	cfg, err := e.load()
+	if err != nil {
+		return err
+	}
+	failed := 0
+	for finding := range service.Check(e.ctx, cfg, e.log) {
+		mark := "ok  "
+		if finding.Err != nil {
+			mark = "FAIL"
+			failed++
+		}
+		fmt.Fprintf(e.stdout, "%s %s", mark, finding.What)
+		switch {
+		case finding.Err != nil:
+			fmt.Fprintf(e.stdout, ": %s", clean(finding.Err.Error()))
+		case finding.Note != "":
+			fmt.Fprintf(e.stdout, " (%s)", clean(finding.Note))
+		}
+		fmt.Fprintln(e.stdout)
+	}
+	if failed > 0 {
+		return hinted{error: fmt.Errorf("%d checks failed", failed), next: "put them right, then: slipway check --config " + e.Config, code: exitFailure}
+	}
+	return nil
+}
+
+type simCmd struct {
+	Xapi simXapiCmd `cmd:"" help:"A XenServer pool: JSON-RPC, XML-RPC, tasks, events, consoles."`
+	XVP  simXVPCmd  `cmd:"" name:"xvp" help:"A stand-in for xvp; takes xvp's own options." passthrough:""`
+}
+
+type simXapiCmd struct {
+	Listen   string `help:"HOST:PORT." required:""`
+	User     string `help:"Account." default:"root"`
+	Password string `help:"Its password; better in the environment." required:"" env:"SLIPWAY_SIM_PASSWORD"`
+	TLS      bool   `help:"Serve https; the certificate's pin is printed." name:"tls"`
+	Hosts    int    `help:"Hosts in the pool." default:"1"`
+	Seed     uint64 `help:"Seed of everything that is chance." default:"1"`
+	Faults   string `help:"JSON file with faults to inject." type:"path"`
+	Latency  string `help:"real waits like a real toolstack." enum:"real,none" default:"none"`
+}
+
+func (c simXapiCmd) Run(e *env) error {
+	return xapi.Main(e.ctx, xapi.Options{Listen: c.Listen, User: c.User, Password: orchestrator.NewSecret(c.Password), TLS: c.TLS,
+		Hosts: c.Hosts, Seed: c.Seed, Faults: c.Faults, Latency: c.Latency, Logger: e.log}, e.stdout)
+}
+
+type simXVPCmd struct {
+	Args []string `arg:"" optional:""`
+}
+
+func (c simXVPCmd) Run(e *env) error {
+	if code := xvp.Main(c.Args, e.stdout, e.stderr); code != 0 {
+		return hinted{error: fmt.Errorf("the xvp stand-in ended with %d", code), next: "slipway sim xvp -h", code: exitFailure}
+	}
+	return nil
+}
+
+type agentCmd struct {
+	Apply         agentApplyCmd `cmd:"" help:"Apply one desired state from standard input; the answer goes to standard output."`
+	BootFirewall  agentBootCmd  `cmd:"" help:"Put the firewall's rules back when the machine starts."`
+	WatchFirewall agentWatchCmd `cmd:"" hidden:"" help:"Put old rules back unless a change is proven in time."`
+}
+
+type agentFile struct {
+	AgentConfig string `help:"The agent's own configuration." default:"/etc/slipway/agent.yaml" env:"SLIPWAY_AGENT_CONFIG" type:"path" name:"agent-config"`
+}
+
+type agentApplyCmd struct {
+	agentFile `embed:""`
+}
+
+func (c agentApplyCmd) Run(e *env) error {
+	cfg, err := agent.LoadConfig(c.AgentConfig)
+	if err != nil {
+		return hinted{error: err, next: "$EDITOR " + c.AgentConfig, code: exitRefused}
+	}
+	return agent.Apply(e.ctx, cfg, service.Registry(), e.log, e.stdin, e.stdout)
+}
+
+type agentBootCmd struct {
+	agentFile `embed:""`
+}
+
+func (c agentBootCmd) Run(e *env) error {
+	cfg, err := agent.LoadConfig(c.AgentConfig)
+	if err != nil {
+		return hinted{error: err, next: "$EDITOR " + c.AgentConfig, code: exitRefused}
+	}
+	settings, ok := cfg.Units[string(orchestrator.Firewall)]
+	if !ok {
+		return hinted{error: fmt.Errorf("%s has no firewall section", c.AgentConfig), next: "$EDITOR " + c.AgentConfig, code: exitRefused}
+	}
+	unitConfig, err := service.FirewallConfig(settings)
+	if err != nil {
+		return err
+	}
+	unit, err := iptables.NewUnit(unitConfig)
+	if err != nil {
+		return err
+	}
+	return unit.Boot(e.ctx)
+}
+
+// agentWatchCmd is started by the firewall unit with descriptor 3 as the pipe on which it says that it waits.
+type agentWatchCmd struct {
+	Rules string `required:""`
+	State string `required:""`
+}
+
+func (c agentWatchCmd) Run(e *env) error {
+	unit, err := iptables.NewUnit(iptables.UnitConfig{Rules: c.Rules, State: c.State, RevertAfter: -1, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	ready := os.NewFile(3, "ready")
+	if ready == nil {
+		return fmt.Errorf("this verb is started by the agent")
+	}
+	return unit.Watch(e.ctx, ready)
+}

@@ -1,0 +1,343 @@
+// Package config reads slipway's configuration file: YAML, strict (an unknown key names the nearest right one), with secrets kept outside
+// of it. Load only reads; `slipway check` also tries what it says.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"slipway/orchestrator"
+)
+
+// Config is the whole file. Relative paths are taken from the file's directory.
+type Config struct {
+	StateDir string `yaml:"state_dir"` // default /var/lib/slipway
+	// Database is "sqlite:PATH" or "postgres://…"; default sqlite:STATE_DIR/slipway.db. DatabasePassword goes in beside a postgres URL.
+	Database         string `yaml:"database"`
+	DatabasePassword Secret `yaml:"database_password"`
+	// Socket is where the operators' verbs talk to serve; default STATE_DIR/slipway.sock.
+	Socket string `yaml:"socket"`
+	// Listen serves /healthz, /readyz and /metrics; "" serves none.
+	Listen   string `yaml:"listen"`
+	VaultKey Secret `yaml:"vault_key"` // 64 hex digits
+	Queue    Queue  `yaml:"queue"`
+	// Templates overrides embedded templates file by file; "" uses the embedded ones.
+	Templates  string        `yaml:"templates"`
+	LoginKey   Secret        `yaml:"login_key"`  // private SSH key that the templates let in
+	Quarantine time.Duration `yaml:"quarantine"` // default 24h
+	Workers    int           `yaml:"workers"`    // runs driven at once; default 64
+	Notify     Notify        `yaml:"notify"`
+	Pools      []Pool        `yaml:"pools"`
+	Groups     []Group       `yaml:"groups"`
+	Simulation Simulation    `yaml:"simulation"`
+}
+
+// Queue chooses where orders come from.
+type Queue struct {
+	Kind     string `yaml:"kind"` // "embedded" (default) or "amqp"
+	URL      string `yaml:"url"`  // amqp:// or amqps://, without a password
+	Password Secret `yaml:"password"`
+	CAFile   string `yaml:"ca_file"`  // for amqps; default the system's
+	Prefetch int    `yaml:"prefetch"` // default 32
+}
+
+// Notify is told of every run that parks.
+type Notify struct {
+	Webhook string   `yaml:"webhook"` // POSTed the parked event
+	Command []string `yaml:"command"` // run with the parked event on its standard input, no shell
+}
+
+// Simulation is for demos and tests: where guests that have no network of their own are reached.
+type Simulation struct {
+	// Guests maps a guest's address to host:port on this machine.
+	Guests map[string]string `yaml:"guests"`
+}
+
+// Pool is one pool.
+type Pool struct {
+	ID           string                 `yaml:"id"`
+	Strategy     string                 `yaml:"strategy"` // "nat" (default) or "routed"
+	XenAPI       XenAPI                 `yaml:"xenapi"`
+	Network      string                 `yaml:"network"` // XenAPI network uuid
+	Images       map[string]Image       `yaml:"images"`
+	Private      Subnet                 `yaml:"private"`
+	Public       Subnet                 `yaml:"public"`
+	MACPrefix    string                 `yaml:"mac_prefix"` // default 02:16:3e
+	DHCP         []string               `yaml:"dhcp"`
+	Firewall     []string               `yaml:"firewall"`
+	Console      []string               `yaml:"console"`
+	ConsolePorts orchestrator.PortRange `yaml:"console_ports"`
+	Installer    []Prefix               `yaml:"installer"`
+}
+
+// XenAPI is how to reach a pool's toolstack.
+type XenAPI struct {
+	Addresses []string `yaml:"addresses"` // https:// URLs of the members, in any order
+	User      string   `yaml:"user"`
+	Password  Secret   `yaml:"password"`
+	CAFile    string   `yaml:"ca_file"`
+	PinSHA256 string   `yaml:"pin_sha256"` // of the certificate, hex
+	Insecure  bool     `yaml:"insecure"`   // take any certificate; logged at every start
+}
+
+// Image is a template of a pool.
+type Image struct {
+	Template string `yaml:"template"` // uuid; "" finds the template whose other_config slipway_image is the image's key
+	HostKey  string `yaml:"host_key"` // the template's own public SSH host key, the first that is accepted
+}
+
+// Subnet is a network and what may be given out of it.
+type Subnet struct {
+	Prefix   Prefix  `yaml:"prefix"`
+	Gateway  Addr    `yaml:"gateway"`
+	Ranges   []Range `yaml:"ranges"`
+	Reserved []Addr  `yaml:"reserved"`
+}
+
+// Group is a group of appliances.
+type Group struct {
+	ID         string        `yaml:"id"`
+	Unit       string        `yaml:"unit"`        // "dhcp", "firewall" or "console"
+	MinApplied int           `yaml:"min_applied"` // default all members
+	Capacity   int           `yaml:"capacity"`
+	Interval   time.Duration `yaml:"interval"` // between two applies; default 1.5s
+	Members    []Member      `yaml:"members"`
+	// Foreign lists addresses inside the pools' prefixes that are not slipway's (gateways, the site's servers), and Inside the interfaces
+	// that the machines are behind (firewall groups only).
+	Foreign []Prefix `yaml:"foreign"`
+	Inside  []string `yaml:"inside"`
+	// Accounts are what xvp logs in to the pools with (console groups only), an account of its own per pool.
+	Accounts map[string]Account `yaml:"accounts"`
+}
+
+// Account is xvp's account at a pool: a password of at most 16 bytes, since xvp takes no more.
+type Account struct {
+	User     string   `yaml:"user"`
+	Password Secret   `yaml:"password"`
+	Hosts    []string `yaml:"hosts"` // host names or "ADDRESS NAME"
+}
+
+// Member is one appliance.
+type Member struct {
+	Name  string      `yaml:"name"`
+	Local *LocalAgent `yaml:"local"`
+	SSH   *SSHAgent   `yaml:"ssh"`
+	// Console is where a member of a console group is reached by customers and by our own check: host, without a port.
+	Address string `yaml:"address"`
+}
+
+// LocalAgent runs `slipway agent apply` on this machine.
+type LocalAgent struct {
+	Config string `yaml:"config"` // the agent's own configuration file
+}
+
+// SSHAgent reaches `slipway agent apply` as the forced command of a key.
+type SSHAgent struct {
+	Address string `yaml:"address"` // host:port
+	User    string `yaml:"user"`
+	Key     Secret `yaml:"key"`      // private key without a passphrase
+	HostKey string `yaml:"host_key"` // public key of the appliance, pinned
+}
+
+// Secret says where a secret is; exactly one field is set.
+type Secret struct {
+	File       string `yaml:"file"`
+	Env        string `yaml:"env"`
+	Credential string `yaml:"credential"` // systemd: LoadCredential=, read from $CREDENTIALS_DIRECTORY
+}
+
+// IsZero reports whether nothing is said.
+func (s Secret) IsZero() bool { return s == Secret{} }
+
+// Read gets the secret, without surrounding white space.
+func (s Secret) Read() (orchestrator.Secret, error) {
+	set := 0
+	for _, v := range []string{s.File, s.Env, s.Credential} {
+		if v != "" {
+			set++
+		}
+	}
+	if set != 1 {
+		return orchestrator.Secret{}, errors.New("name exactly one of file, env and credential")
+	}
+	if s.Env != "" {
+		v := os.Getenv(s.Env)
+		if v == "" {
+			return orchestrator.Secret{}, fmt.Errorf("the environment variable %s is empty", s.Env)
+		}
+		return orchestrator.NewSecret(v), nil
+	}
+	path := s.File
+	if s.Credential != "" {
+		dir := os.Getenv("CREDENTIALS_DIRECTORY")
+		if dir == "" {
+			return orchestrator.Secret{}, fmt.Errorf("credential %s: CREDENTIALS_DIRECTORY is not set; add LoadCredential=%s to the unit", s.Credential, s.Credential)
+		}
+		path = filepath.Join(dir, filepath.Base(s.Credential))
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return orchestrator.Secret{}, err
+	}
+	defer f.Close()
+	body, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	if err != nil {
+		return orchestrator.Secret{}, err
+	}
+	v := strings.TrimSpace(string(body))
+	if v == "" {
+		return orchestrator.Secret{}, fmt.Errorf("%s is empty", path)
+	}
+	return orchestrator.NewSecret(v), nil
+}
+
+// Load reads and checks a file. Errors name the key, the problem and the fix, one per line.
+func Load(path string) (*Config, error) {
+	body, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	c, err := Parse(body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	c.resolve(filepath.Dir(path))
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("%s:\n%w", path, err)
+	}
+	return c, nil
+}
+
+// Parse reads the text strictly and fills in defaults; Validate is the caller's.
+func Parse(body []byte) (*Config, error) {
+	decoder := yaml.NewDecoder(bytes.NewReader(body))
+	decoder.KnownFields(true)
+	var c Config
+	if err := decoder.Decode(&c); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("is empty; see deploy/slipway.example.yaml")
+		}
+		return nil, explain(err)
+	}
+	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("holds more than one document; keep one")
+	}
+	c.defaults()
+	return &c, nil
+}
+
+func (c *Config) defaults() {
+	def := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	def(&c.StateDir, "/var/lib/slipway")
+	def(&c.Database, "sqlite:"+filepath.Join(c.StateDir, "slipway.db"))
+	def(&c.Socket, filepath.Join(c.StateDir, "slipway.sock"))
+	def(&c.Queue.Kind, "embedded")
+	if c.Queue.Prefetch == 0 {
+		c.Queue.Prefetch = 32
+	}
+	if c.Quarantine == 0 {
+		c.Quarantine = 24 * time.Hour
+	}
+	if c.Workers == 0 {
+		c.Workers = 64
+	}
+	for i := range c.Pools {
+		def(&c.Pools[i].Strategy, string(orchestrator.NAT))
+		def(&c.Pools[i].MACPrefix, "02:16:3e")
+	}
+	for i := range c.Groups {
+		if c.Groups[i].MinApplied == 0 {
+			c.Groups[i].MinApplied = len(c.Groups[i].Members)
+		}
+	}
+}
+
+// resolve makes relative paths absolute.
+func (c *Config) resolve(dir string) {
+	abs := func(paths ...*string) {
+		for _, p := range paths {
+			if *p != "" && !filepath.IsAbs(*p) {
+				*p = filepath.Join(dir, *p)
+			}
+		}
+	}
+	abs(&c.StateDir, &c.Socket, &c.Templates, &c.Queue.CAFile, &c.DatabasePassword.File, &c.VaultKey.File, &c.LoginKey.File, &c.Queue.Password.File)
+	if file, ok := strings.CutPrefix(c.Database, "sqlite:"); ok && !filepath.IsAbs(file) {
+		c.Database = "sqlite:" + filepath.Join(dir, file)
+	}
+	for i := range c.Pools {
+		abs(&c.Pools[i].XenAPI.CAFile, &c.Pools[i].XenAPI.Password.File)
+	}
+	for i := range c.Groups {
+		for id, a := range c.Groups[i].Accounts {
+			abs(&a.Password.File)
+			c.Groups[i].Accounts[id] = a
+		}
+		for _, m := range c.Groups[i].Members {
+			if m.Local != nil {
+				abs(&m.Local.Config)
+			}
+			if m.SSH != nil {
+				abs(&m.SSH.Key.File)
+			}
+		}
+	}
+}
+
+// Estate is what the domain knows of the configuration.
+func (c *Config) Estate(images []string) *orchestrator.Estate {
+	e := &orchestrator.Estate{Images: images, Quarantine: c.Quarantine}
+	for _, p := range c.Pools {
+		pool := orchestrator.Pool{
+			ID: p.ID, Strategy: orchestrator.Strategy(p.Strategy), Network: p.Network, MACPrefix: p.MACPrefix,
+			Private: p.Private.domain(), Public: p.Public.domain(), DHCP: p.DHCP, Firewall: p.Firewall, Console: p.Console, ConsolePorts: p.ConsolePorts,
+		}
+		for image := range p.Images {
+			pool.Images = append(pool.Images, image)
+		}
+		slices.Sort(pool.Images)
+		for _, prefix := range p.Installer {
+			pool.Installer = append(pool.Installer, netip.Prefix(prefix))
+		}
+		e.Pools = append(e.Pools, pool)
+	}
+	return e
+}
+
+func (s Subnet) domain() orchestrator.Subnet {
+	out := orchestrator.Subnet{Prefix: netip.Prefix(s.Prefix), Gateway: netip.Addr(s.Gateway)}
+	for _, r := range s.Ranges {
+		out.Ranges = append(out.Ranges, orchestrator.AddressRange(r))
+	}
+	for _, a := range s.Reserved {
+		out.Reserved = append(out.Reserved, netip.Addr(a))
+	}
+	return out
+}
+
+// DomainGroups is what the store keeps of the groups.
+func (c *Config) DomainGroups() ([]orchestrator.Group, []orchestrator.Member) {
+	var groups []orchestrator.Group
+	var members []orchestrator.Member
+	for _, g := range c.Groups {
+		groups = append(groups, orchestrator.Group{ID: g.ID, Unit: orchestrator.Unit(g.Unit), MinApplied: g.MinApplied, Capacity: g.Capacity})
+		for _, m := range g.Members {
+			members = append(members, orchestrator.Member{Group: g.ID, Name: m.Name})
+		}
+	}
+	return groups, members
+}

@@ -1,0 +1,239 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"slipway/orchestrator"
+)
+
+// Validate checks what can be known without touching anything. A refusal is orchestrator.FieldErrors.
+func (c *Config) Validate() error {
+	var errs orchestrator.FieldErrors
+	add := func(field, problem, fix string) {
+		errs = append(errs, orchestrator.FieldError{Field: field, Problem: problem, Fix: fix})
+	}
+	if !strings.HasPrefix(c.Database, "sqlite:") && !strings.HasPrefix(c.Database, "postgres://") && !strings.HasPrefix(c.Database, "postgresql://") {
+		add("database", fmt.Sprintf("%q is not a database", clip(c.Database)), "write sqlite:PATH or postgres://USER@HOST/NAME")
+	}
+	if u, err := url.Parse(c.Database); err == nil && u.User != nil {
+		if _, has := u.User.Password(); has {
+			add("database", "holds a password", "move it to database_password")
+		}
+	}
+	switch c.Queue.Kind {
+	case "embedded":
+	case "amqp":
+		u, err := url.Parse(c.Queue.URL)
+		switch {
+		case err != nil || u.Scheme != "amqp" && u.Scheme != "amqps":
+			add("queue.url", "is not an AMQP URL", "write amqps://USER@HOST/VHOST")
+		case hasPassword(u):
+			add("queue.url", "holds a password", "move it to queue.password")
+		}
+	default:
+		add("queue.kind", fmt.Sprintf("%q is unknown", clip(c.Queue.Kind)), "use embedded or amqp")
+	}
+	groups := map[string]Group{}
+	for i, g := range c.Groups {
+		field := fmt.Sprintf("groups[%d]", i)
+		if g.ID != "" {
+			field = "groups." + g.ID
+		} else {
+			add(field+".id", "is missing", "name the group")
+		}
+		if _, twice := groups[g.ID]; twice {
+			add(field, "is there twice", "give each group a name of its own")
+		}
+		groups[g.ID] = g
+		g.validate(field, add)
+	}
+	for _, p := range c.Pools {
+		field := "pools." + p.ID
+		p.validate(field, add)
+		for unit, ids := range map[orchestrator.Unit][]string{orchestrator.DHCP: p.DHCP, orchestrator.Firewall: p.Firewall, orchestrator.Console: p.Console} {
+			for _, id := range ids {
+				g, ok := groups[id]
+				switch {
+				case !ok:
+					add(fmt.Sprintf("%s.%s", field, unit), fmt.Sprintf("group %q is not described", clip(id)), "describe it under groups")
+				case g.Unit != string(unit):
+					add(fmt.Sprintf("%s.%s", field, unit), fmt.Sprintf("group %s is a %s group", id, g.Unit), "name a group of unit "+string(unit))
+				case unit == orchestrator.Console:
+					if _, ok := g.Accounts[p.ID]; !ok {
+						add("groups."+id+".accounts", "has no account for pool "+p.ID, "give xvp an account of its own there")
+					}
+				}
+			}
+		}
+	}
+	var images []string
+	for _, p := range c.Pools {
+		for image := range p.Images {
+			images = append(images, image)
+		}
+	}
+	var estateErrs orchestrator.FieldErrors
+	if err := c.Estate(images).Validate(); errors.As(err, &estateErrs) {
+		errs = append(errs, estateErrs...)
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(errs, func(a, b orchestrator.FieldError) int { return strings.Compare(a.Field, b.Field) })
+	return errs
+}
+
+func (p Pool) validate(field string, add func(field, problem, fix string)) {
+	if len(p.XenAPI.Addresses) == 0 {
+		add(field+".xenapi.addresses", "is missing", "name at least one member, such as https://xen1.example.net")
+	}
+	for i, a := range p.XenAPI.Addresses {
+		u, err := url.Parse(a)
+		at := fmt.Sprintf("%s.xenapi.addresses[%d]", field, i)
+		switch {
+		case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+			add(at, fmt.Sprintf("%q is not a URL", clip(a)), "write one such as https://xen1.example.net")
+		case u.User != nil:
+			add(at, "holds a user", "move it to xenapi.user and xenapi.password")
+		case u.Scheme == "http" && !p.XenAPI.Insecure:
+			add(at, "is not encrypted", "use https, or say insecure: true")
+		}
+	}
+	if p.XenAPI.User == "" {
+		add(field+".xenapi.user", "is missing", "name the account")
+	}
+	if p.Network == "" {
+		add(field+".network", "is missing", "give the uuid of the XenAPI network that machines are on")
+	}
+	if len(p.Images) == 0 {
+		add(field+".images", "is empty", "name the images this pool has templates for")
+	}
+	for key, image := range p.Images {
+		if image.HostKey == "" {
+			add(field+".images."+key+".host_key", "is missing", "give the template's public SSH host key: first contact is pinned to it")
+		}
+	}
+}
+
+func (g Group) validate(field string, add func(field, problem, fix string)) {
+	if !slices.Contains(orchestrator.Units(), orchestrator.Unit(g.Unit)) {
+		add(field+".unit", fmt.Sprintf("%q is unknown", clip(g.Unit)), "use dhcp, firewall or console")
+	}
+	if len(g.Members) == 0 {
+		add(field+".members", "is empty", "name at least one appliance")
+	}
+	if g.MinApplied < 1 || g.MinApplied > len(g.Members) {
+		add(field+".min_applied", fmt.Sprintf("%d is out of range", g.MinApplied), fmt.Sprintf("use 1 to %d", len(g.Members)))
+	}
+	seen := map[string]bool{}
+	for i, m := range g.Members {
+		at := fmt.Sprintf("%s.members[%d]", field, i)
+		if m.Name == "" {
+			add(at+".name", "is missing", "name the appliance")
+		}
+		if seen[m.Name] {
+			add(at+".name", fmt.Sprintf("%q is there twice", clip(m.Name)), "give each member a name of its own")
+		}
+		seen[m.Name] = true
+		if (m.Local == nil) == (m.SSH == nil) {
+			add(at, "must be reached in exactly one way", "give it local: or ssh:")
+		}
+		if m.SSH != nil && m.SSH.Key.IsZero() {
+			add(at+".ssh.key", "is missing", "name the private key that the appliance's forced command belongs to")
+		}
+		if m.SSH != nil && m.SSH.HostKey == "" {
+			add(at+".ssh.host_key", "is missing", "pin the appliance's public host key")
+		}
+	}
+}
+
+func hasPassword(u *url.URL) bool {
+	if u.User == nil {
+		return false
+	}
+	_, has := u.User.Password()
+	return has
+}
+
+var unknownField = regexp.MustCompile(`line (\d+): field (\S+) not found in type \S+`)
+
+// explain turns the decoder's words for an unknown key into ours, with the nearest key that exists.
+func explain(err error) error {
+	var typeErr *yaml.TypeError
+	if !errors.As(err, &typeErr) {
+		return err
+	}
+	keys := knownKeys(reflect.TypeFor[Config](), map[reflect.Type]bool{})
+	lines := make([]string, len(typeErr.Errors))
+	for i, line := range typeErr.Errors {
+		lines[i] = line
+		if m := unknownField.FindStringSubmatch(line); m != nil {
+			lines[i] = fmt.Sprintf("line %s: unknown key %q; did you mean %q?", m[1], clip(m[2]), Nearest(m[2], keys))
+		}
+	}
+	return errors.New(strings.Join(lines, "\n"))
+}
+
+func knownKeys(t reflect.Type, seen map[reflect.Type]bool) []string {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || seen[t] {
+		return nil
+	}
+	seen[t] = true
+	var keys []string
+	for f := range t.Fields() {
+		if key := strings.Split(f.Tag.Get("yaml"), ",")[0]; key != "" {
+			keys = append(keys, key)
+			keys = append(keys, knownKeys(f.Type, seen)...)
+		}
+	}
+	return keys
+}
+
+// Nearest is the word with the smallest edit distance.
+func Nearest(word string, words []string) string {
+	best, distance := "", -1
+	for _, w := range words {
+		if d := editDistance(word, w); distance < 0 || d < distance {
+			best, distance = w, d
+		}
+	}
+	return best
+}
+
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := diagonal
+			if a[i-1] != b[j-1] {
+				cost++
+			}
+			diagonal = row[j]
+			row[j] = min(cost, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+func clip(s string) string {
+	if len(s) > 60 {
+		return s[:60] + "…"
+	}
+	return s
+}

@@ -1,0 +1,236 @@
+package demo
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+
+	cryptossh "golang.org/x/crypto/ssh"
+
+	"slipway/orchestrator"
+	"slipway/sim/guest"
+	"slipway/sim/xapi"
+	client "slipway/workers/hypervisor/xapi"
+)
+
+// world is what the demo provisions onto: a XenAPI endpoint per pool, appliances that are directories, and guests that boot when their VM
+// starts. A guest has the network that the appliances' files give it: its address is the one that its MAC has in the DHCP file, and it is
+// reached from outside as the firewall's NAT rules say.
+type world struct {
+	dir         string
+	log         *slog.Logger
+	templateKey []byte // private host key of every template
+	loginKey    string // public half of the installer's key
+
+	pools []*pool
+
+	mu     sync.Mutex
+	guests map[string]*running // by MAC
+	wg     sync.WaitGroup
+}
+
+type pool struct {
+	id       string
+	sim      *xapi.Server
+	listener net.Listener
+	pin      string
+	password string
+	private  netip.Prefix
+	public   netip.Prefix
+	network  string
+}
+
+type running struct {
+	guest    *guest.Guest
+	listener net.Listener
+}
+
+// keyPair makes an SSH key: the private half as OpenSSH PEM, the public as an authorized_keys line.
+func keyPair() (private []byte, public string, err error) {
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, "", err
+	}
+	block, err := cryptossh.MarshalPrivateKey(key, "")
+	if err != nil {
+		return nil, "", err
+	}
+	sshPub, err := cryptossh.NewPublicKey(pub)
+	if err != nil {
+		return nil, "", err
+	}
+	return pem.EncodeToMemory(block), string(cryptossh.MarshalAuthorizedKey(sshPub)), nil
+}
+
+// power boots and stops guests with their VMs.
+func (w *world) power(ctx context.Context, p *pool, change xapi.Power) {
+	if len(change.VIFs) == 0 {
+		return
+	}
+	mac := change.VIFs[0].MAC
+	switch change.State {
+	case "Running":
+		if err := w.boot(ctx, p, mac); err != nil {
+			w.log.Error("guest does not boot", "mac", mac, "error", err)
+		}
+	case "Halted":
+		w.mu.Lock()
+		r := w.guests[mac]
+		delete(w.guests, mac)
+		w.mu.Unlock()
+		if r != nil {
+			r.guest.Stop()
+		}
+	}
+}
+
+func (w *world) boot(ctx context.Context, p *pool, mac string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.guests[mac] != nil {
+		return nil
+	}
+	dir := filepath.Join(w.dir, "guests", regexp.MustCompile(`[^0-9a-f]`).ReplaceAllString(mac, ""))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	g, err := guest.New(guest.Config{Dir: dir, HostKey: w.templateKey, AuthorizedKeys: []string{w.loginKey}, Log: w.log})
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	if err := g.Start(ctx, listener); err != nil {
+		_ = listener.Close()
+		return err
+	}
+	w.guests[mac] = &running{guest: g, listener: listener}
+	return nil
+}
+
+// address is the one that the DHCP file gives a MAC: a guest without a host block gets none.
+func (w *world) address(p *pool, mac string) (string, bool) {
+	text, err := os.ReadFile(w.hostsFile(p))
+	if err != nil {
+		return "", false
+	}
+	m := regexp.MustCompile(`hardware ethernet ` + regexp.QuoteMeta(mac) + `;\s*fixed-address ([0-9.]+);`).FindSubmatch(text)
+	if m == nil {
+		return "", false
+	}
+	return string(m[1]), true
+}
+
+// dial goes the way a packet would: through the DNAT rule of the public address to the private one, and to the guest that has it.
+func (w *world) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	target, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range w.pools {
+		if !p.public.Contains(target.Addr()) {
+			continue
+		}
+		rules, err := os.ReadFile(w.rulesFile(p))
+		if err != nil {
+			return nil, unreachable(address)
+		}
+		m := regexp.MustCompile(`-d ` + regexp.QuoteMeta(target.Addr().String()) + `/32 .*-j DNAT --to-destination ([0-9.]+)`).FindSubmatch(rules)
+		if m == nil {
+			return nil, unreachable(address)
+		}
+		if target.Port() != 22 {
+			return nil, refused(address)
+		}
+		w.mu.Lock()
+		var to string
+		for mac, r := range w.guests {
+			if a, ok := w.address(p, mac); ok && a == string(m[1]) {
+				to = r.listener.Addr().String()
+			}
+		}
+		w.mu.Unlock()
+		if to == "" {
+			return nil, unreachable(address)
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, to)
+	}
+	return nil, unreachable(address)
+}
+
+func (w *world) hostsFile(p *pool) string {
+	return filepath.Join(w.dir, "appliances", "dhcp-"+p.id, "slipway-hosts.conf")
+}
+func (w *world) rulesFile(p *pool) string {
+	return filepath.Join(w.dir, "appliances", "fw-"+p.id, "rules.v4")
+}
+func (w *world) consoleFile() string {
+	return filepath.Join(w.dir, "appliances", "xvp", "slipway.conf")
+}
+
+// start makes the pools.
+func (w *world) start(ctx context.Context, n int, seed uint64) error {
+	for i := range n {
+		password := rand.Text()[:12] // xvp takes no more than 16 bytes
+		p := &pool{
+			id: fmt.Sprintf("pool-%c", 'a'+i), password: password,
+			private: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 77, byte(16 * i), 0}), 20),
+			public:  netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(16 * i), 0}), 20),
+		}
+		cert, pin, err := xapi.SelfSigned("127.0.0.1")
+		if err != nil {
+			return err
+		}
+		p.pin = pin
+		p.sim, err = xapi.New(xapi.Config{
+			User: "root", Password: orchestrator.NewSecret(password), Hosts: 2, Seed: seed + uint64(i), HostAddress: "127.0.0.1", SameAddress: true, SharedSR: true,
+			HostMemory: 512 << 30, SRSize: 16 << 40, Logger: w.log,
+			OnPower:      func(change xapi.Power) { w.power(ctx, p, change) },
+			GuestAddress: func(mac string) (string, bool) { return w.address(p, mac) },
+		})
+		if err != nil {
+			return err
+		}
+		if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return err
+		}
+		w.pools = append(w.pools, p)
+		w.wg.Go(func() {
+			if err := p.sim.Serve(ctx, p.listener, &cert); err != nil && ctx.Err() == nil {
+				w.log.Error("pool stopped", "pool", p.id, "error", err)
+			}
+		})
+	}
+	return nil
+}
+
+// stop ends guests and pools; ctx of start must have ended.
+func (w *world) stop() {
+	for _, p := range w.pools {
+		p.sim.Close()
+	}
+	w.wg.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.guests {
+		r.guest.Stop()
+		_ = r.guest.Close() // a read-only handle on its folder
+	}
+}
+
+// client opens a session of its own on the pool's wire.
+func (p *pool) client() (*client.Client, error) {
+	return client.New(client.Config{Addresses: []string{"https://" + p.listener.Addr().String()}, User: "root", Password: orchestrator.NewSecret(p.password),
+		PinSHA256: []string{p.pin}, Originator: "slipway-demo"})
+}

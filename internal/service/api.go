@@ -1,0 +1,622 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"slipway/internal/api"
+	"slipway/orchestrator"
+)
+
+// maxBody bounds what an operator's verb may send: an order is at most 1 MiB.
+const maxBody = 4 << 20
+
+type actorKey struct{}
+
+// serveAPI listens on the socket until ctx ends. Who may connect decides the socket's mode: the owner and the group.
+func (s *Service) serveAPI(ctx context.Context) error {
+	if err := os.MkdirAll(filepath.Dir(s.Config.Socket), 0o750); err != nil {
+		return err
+	}
+	// A socket that a dead process left behind is in the way; one that answers is another serve's.
+	if conn, err := net.DialTimeout("unix", s.Config.Socket, time.Second); err == nil {
+		_ = conn.Close()
+		return fmt.Errorf("another serve answers on %s; give this one a socket of its own", s.Config.Socket)
+	}
+	if err := os.Remove(s.Config.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	listener, err := net.Listen("unix", s.Config.Socket)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(s.Config.Socket, 0o660); err != nil {
+		_ = listener.Close()
+		return err
+	}
+	server := &http.Server{
+		Handler: s.routes(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, actorKey{}, peer(c))
+		},
+	}
+	return serveUntil(ctx, server, listener)
+}
+
+// serveUntil serves until ctx ends, and gives requests under way a moment.
+func serveUntil(ctx context.Context, server *http.Server, listener net.Listener) error {
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := server.Shutdown(closing); err != nil {
+		_ = server.Close()
+	}
+	<-done
+	return nil
+}
+
+// peer is who is at the other end, by the kernel's word: "uid:name".
+func peer(c net.Conn) string {
+	conn, ok := c.(*net.UnixConn)
+	if !ok {
+		return "unknown"
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return "unknown"
+	}
+	name := "unknown"
+	_ = raw.Control(func(fd uintptr) {
+		cred, err := unix.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+		if err != nil {
+			return
+		}
+		uid := strconv.FormatUint(uint64(cred.Uid), 10)
+		name = uid
+		if u, err := user.LookupId(uid); err == nil {
+			name = uid + ":" + u.Username
+		}
+	})
+	return name
+}
+
+func actor(ctx context.Context) string {
+	name, _ := ctx.Value(actorKey{}).(string)
+	return name
+}
+
+func (s *Service) routes() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, do func(*http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+			answer, err := do(r)
+			if err != nil {
+				writeJSON(w, statusOf(err), refusal(err))
+				return
+			}
+			writeJSON(w, http.StatusOK, answer)
+		})
+	}
+	handle("POST /v1/orders", s.postOrder)
+	handle("GET /v1/runs", s.getRuns)
+	handle("GET /v1/machines/{what...}", s.getMachine)
+	handle("GET /v1/explain/{what...}", s.getExplanation)
+	handle("POST /v1/retry/{what...}", s.act(orchestrator.VerbRetry))
+	handle("POST /v1/cancel/{what...}", s.act(orchestrator.VerbCancel))
+	handle("GET /v1/pools", s.getPools)
+	handle("GET /v1/addresses", s.getAddresses)
+	handle("POST /v1/addresses", s.postAddress)
+	handle("DELETE /v1/addresses", s.deleteAddress)
+	handle("GET /v1/groups", s.getGroups)
+	handle("POST /v1/groups/{group}/members/{member}/resume", s.postResume)
+	handle("POST /v1/groups/{group}/approve-shrink", s.postApproveShrink)
+	handle("GET /v1/dead", s.getDead)
+	handle("POST /v1/dead/{id}/requeue", s.postRequeue)
+	handle("DELETE /v1/dead/{id}", s.deleteDead)
+	handle("/", func(r *http.Request) (any, error) {
+		return nil, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no %s %q", r.Method, r.URL.Path)}
+	})
+	return mux
+}
+
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // the caller has gone if this fails
+}
+
+func refusal(err error) *api.Error {
+	var already *api.Error
+	var fields orchestrator.FieldErrors
+	e := &api.Error{Code: api.CodeInternal, Message: err.Error()}
+	switch {
+	case errors.As(err, &already):
+		return already
+	case errors.As(err, &fields):
+		e.Code, e.Fields = api.CodeRefused, fields
+	case errors.Is(err, orchestrator.ErrNotFound):
+		e.Code, e.Next = api.CodeNotFound, "slipway list"
+	case errors.Is(err, orchestrator.ErrStoreAway):
+		e.Code, e.Next = api.CodeAway, "slipway check"
+	case orchestrator.KindOf(err) == orchestrator.Permanent, orchestrator.KindOf(err) == orchestrator.Conflict:
+		e.Code = api.CodeConflict
+	}
+	return e
+}
+
+func statusOf(err error) int {
+	switch refusal(err).Code {
+	case api.CodeRefused:
+		return http.StatusUnprocessableEntity
+	case api.CodeNotFound:
+		return http.StatusNotFound
+	case api.CodeConflict:
+		return http.StatusConflict
+	case api.CodeAway:
+		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
+	}
+}
+
+func (s *Service) postOrder(r *http.Request) (any, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, orchestrator.FieldErrors{{Field: "order", Problem: "is larger than an order may be", Fix: "send at most 1 MiB"}}
+	}
+	accepted, err := s.Intake.Take(r.Context(), body, actor(r.Context()))
+	if err != nil {
+		return nil, err
+	}
+	if len(accepted.Differs) > 0 {
+		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("another order under this id was taken before; these fields differ: %v", accepted.Differs),
+			Next: "slipway show " + accepted.Machine}
+	}
+	return api.Accepted{Machine: accepted.Machine, Run: accepted.Run, Repeated: accepted.Repeated, Differs: accepted.Differs}, nil
+}
+
+func (s *Service) getRuns(r *http.Request) (any, error) {
+	q := r.URL.Query()
+	f := orchestrator.RunFilter{Process: q.Get("process"), Pool: q.Get("pool"), Tenant: q.Get("tenant")}
+	for _, status := range q["status"] {
+		f.Status = append(f.Status, orchestrator.Status(status))
+	}
+	if n, err := strconv.Atoi(q.Get("limit")); err == nil && n > 0 {
+		f.Limit = n
+	}
+	views, err := s.Store.Runs(r.Context(), f)
+	if err != nil {
+		return nil, err
+	}
+	runs := make([]api.Run, len(views))
+	for i, v := range views {
+		runs[i] = runOf(v)
+	}
+	return runs, nil
+}
+
+func runOf(v orchestrator.RunView) api.Run {
+	return api.Run{
+		Machine: v.Machine, Run: v.ID, Tenant: v.Tenant, Name: v.Name, Process: v.Process, State: string(v.State), Status: string(v.Status),
+		Step: v.Step, Attempt: v.Attempt, Reason: v.Reason, Kind: string(v.Kind), Pool: v.Pool, Private: addr(v.Private), Public: addr(v.Public),
+		Created: v.CreatedAt, Updated: v.UpdatedAt, Undoing: v.Undoing, WakeAt: v.WakeAt,
+	}
+}
+
+func addr(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+// find resolves what the operator typed.
+func (s *Service) find(r *http.Request) (orchestrator.Machine, error) {
+	what, err := url.PathUnescape(r.PathValue("what"))
+	if err != nil {
+		return orchestrator.Machine{}, orchestrator.FieldErrors{{Field: "machine", Problem: "cannot be read", Fix: "give an id, a name or tenant/name"}}
+	}
+	return s.Store.FindMachine(r.Context(), what)
+}
+
+// activeRun is the machine's run that is not over, or its last one.
+func (s *Service) activeRun(ctx context.Context, machine string) (runs []orchestrator.RunView, active *orchestrator.RunView, err error) {
+	runs, err = s.Store.Runs(ctx, orchestrator.RunFilter{Machine: machine})
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range runs {
+		if runs[i].Status.Active() {
+			active = &runs[i]
+		}
+	}
+	return runs, active, nil
+}
+
+func (s *Service) getMachine(r *http.Request) (any, error) {
+	ctx := r.Context()
+	m, err := s.find(r)
+	if err != nil {
+		return nil, err
+	}
+	runs, active, err := s.activeRun(ctx, m.ID)
+	if err != nil {
+		return nil, err
+	}
+	attempts, err := s.Store.Attempts(ctx, m.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := api.Machine{
+		ID: m.ID, Tenant: m.Tenant, Name: m.Name, Hostname: m.Hostname, Image: m.Image, Plan: m.Plan, Firewall: m.Firewall, SSHKeys: m.SSHKeys,
+		State: m.State, Presence: string(m.Presence), VM: m.VM, Disks: m.Disks, HostKey: m.HostKey, Identity: m.Identity, Created: m.CreatedAt, Updated: m.UpdatedAt,
+		Placement: api.Placement{Pool: m.Placement.Pool, Host: m.Placement.Host, SR: m.Placement.SR, Private: m.Placement.Private, Public: m.Placement.Public,
+			MAC: m.Placement.MAC, ConsolePort: m.Placement.ConsolePort, DHCP: m.Placement.DHCP, Firewall: m.Placement.Firewall, Console: m.Placement.Console},
+		Runs: []api.Run{}, Attempts: []api.Attempt{},
+	}
+	for _, v := range runs {
+		out.Runs = append(out.Runs, runOf(v))
+	}
+	for _, a := range attempts {
+		out.Attempts = append(out.Attempts, api.Attempt{Run: a.Run, Step: a.Step, Number: a.Number, Undo: a.Undo, Started: a.Started, Ended: a.Ended,
+			Outcome: a.Outcome, Kind: string(a.Kind), Message: a.Message, Actor: a.Actor, Handles: a.Handles, Detail: a.Detail})
+	}
+	if out.Entries, err = s.entries(ctx, m); err != nil {
+		return nil, err
+	}
+	if active != nil {
+		out.Exits, out.Hint = s.exits(*active), hint(*active)
+	}
+	return out, nil
+}
+
+func (s *Service) exits(v orchestrator.RunView) []string {
+	process, ok := s.Processes[v.Process]
+	if !ok {
+		return nil
+	}
+	return orchestrator.Exits(v.Run, process)
+}
+
+func (s *Service) entries(ctx context.Context, m orchestrator.Machine) ([]api.Entry, error) {
+	var entries []api.Entry
+	for _, group := range []string{m.Placement.DHCP, m.Placement.Firewall, m.Placement.Console} {
+		if group == "" {
+			continue
+		}
+		state, err := s.Store.EntryState(ctx, group, m.ID)
+		if err != nil {
+			return nil, err
+		}
+		if state.Found {
+			entries = append(entries, api.Entry{Group: group, Applied: state.IsApplied(), Removed: state.Removed, Bad: state.Bad, Problem: state.Problem})
+		}
+	}
+	return entries, nil
+}
+
+// observe looks at the world before anybody decides: what is there of the machine, a line each. It changes nothing.
+func (s *Service) observe(ctx context.Context, m orchestrator.Machine) []string {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	var found []string
+	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	if m.Placement.IsZero() {
+		say("nothing is reserved for it")
+	} else {
+		vm, err := s.Xapi.FindMachine(ctx, orchestrator.MachineRef{Pool: m.Placement.Pool, Machine: m.ID, VM: m.VM})
+		switch {
+		case errors.Is(err, orchestrator.ErrNotFound):
+			say("pool %s has no VM of it", m.Placement.Pool)
+		case err != nil:
+			say("pool %s could not be asked: %v", m.Placement.Pool, err)
+		default:
+			say("pool %s has VM %s (%s, %d disks, %s)", m.Placement.Pool, vm.UUID, vm.Power, len(vm.Disks), templateOrVM(vm))
+		}
+	}
+	entries, err := s.entries(ctx, m)
+	if err != nil {
+		say("its entries could not be read: %v", err)
+	}
+	for _, e := range entries {
+		switch {
+		case e.Bad != "":
+			say("group %s refuses it: %s", e.Group, e.Bad)
+		case e.Removed && e.Applied:
+			say("group %s has dropped it", e.Group)
+		case e.Applied:
+			say("group %s carries it", e.Group)
+		default:
+			say("group %s does not carry its newest entry yet; %s", e.Group, orElse(e.Problem, "no problem is known"))
+		}
+	}
+	return found
+}
+
+func templateOrVM(vm orchestrator.VM) string {
+	if vm.Template {
+		return "still a template"
+	}
+	return fmt.Sprintf("%d MiB, %d vCPUs", vm.MemoryMiB, vm.VCPUs)
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// hint is what to do about a run that does not get on, by its kind.
+func hint(v orchestrator.RunView) string {
+	if v.Status != orchestrator.StatusParked && v.Status != orchestrator.StatusWaiting {
+		return ""
+	}
+	switch v.Kind {
+	case orchestrator.Exhausted:
+		return "there is no room; it goes on by itself when some is free: slipway pool"
+	case orchestrator.Unknown:
+		return "an answer was lost; retry observes before it acts: slipway retry " + v.Machine
+	case orchestrator.Permanent:
+		return "no repetition helps as things stand; put right what the reason says, then: slipway retry " + v.Machine
+	case orchestrator.Transient, orchestrator.Conflict:
+		if v.Status == orchestrator.StatusParked {
+			return "the attempts are used up; when the cause is gone: slipway retry " + v.Machine
+		}
+	}
+	return ""
+}
+
+func (s *Service) getExplanation(r *http.Request) (any, error) {
+	ctx := r.Context()
+	m, err := s.find(r)
+	if err != nil {
+		return nil, err
+	}
+	_, active, err := s.activeRun(ctx, m.ID)
+	if err != nil {
+		return nil, err
+	}
+	attempts, err := s.Store.Attempts(ctx, m.ID)
+	if err != nil {
+		return nil, err
+	}
+	e := api.Explanation{Machine: m.ID, Found: s.observe(ctx, m)}
+	for _, a := range attempts {
+		if a.Step == "place" && len(a.Detail) > 0 {
+			e.Placement = nil
+			if err := json.Unmarshal(a.Detail, &e.Placement); err != nil {
+				s.log.Debug("placement detail", "error", err)
+			}
+		}
+	}
+	if active == nil {
+		e.Now = fmt.Sprintf("no run is active; the machine is %s", m.State)
+		return e, nil
+	}
+	e.Now = fmt.Sprintf("%s is %s in state %s at step %s, attempt %d", active.Process, active.Status, active.State, active.Step, active.Attempt)
+	if active.Reason != "" {
+		e.Now += ": " + active.Reason
+	}
+	e.Exits, e.Hint = s.exits(*active), hint(*active)
+	return e, nil
+}
+
+// act is retry and cancel: observe, say what will be done, and do it when the operator said yes.
+func (s *Service) act(verb string) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		ctx := r.Context()
+		var ask api.Act
+		if err := json.NewDecoder(r.Body).Decode(&ask); err != nil {
+			return nil, orchestrator.FieldErrors{{Field: "body", Problem: "is not an act", Fix: "send {\"yes\": …, \"reason\": …}"}}
+		}
+		m, err := s.find(r)
+		if err != nil {
+			return nil, err
+		}
+		_, active, err := s.activeRun(ctx, m.ID)
+		if err != nil {
+			return nil, err
+		}
+		if active == nil {
+			return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("machine %s has no active run: it is %s", m.ID, m.State), Next: "slipway show " + m.ID}
+		}
+		exits := s.exits(*active)
+		if !slices.Contains(exits, verb) {
+			return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s does not go: the run is %s in state %s; what goes: %v", verb, active.Status, active.State, exits),
+				Next: "slipway explain " + m.ID}
+		}
+		answer := api.Acted{Plan: s.plan(verb, *active)}
+		if verb == orchestrator.VerbRetry {
+			answer.Found = s.observe(ctx, m)
+		}
+		if !ask.Yes {
+			return answer, nil
+		}
+		run, err := s.Store.Intervene(ctx, orchestrator.Intervention{Run: active.ID, Verb: verb, Actor: actor(ctx), Reason: ask.Reason, Now: time.Now()})
+		if err != nil {
+			return nil, err
+		}
+		s.driver.Nudge()
+		view := runOf(orchestrator.RunView{Run: run, Tenant: m.Tenant, Name: m.Name, Pool: m.Placement.Pool})
+		answer.Done, answer.Run = true, &view
+		return answer, nil
+	}
+}
+
+// plan says what a verb does, in the words of the table.
+func (s *Service) plan(verb string, v orchestrator.RunView) []string {
+	process := s.Processes[v.Process]
+	if verb == orchestrator.VerbRetry {
+		if v.Undoing {
+			return []string{"go on undoing step " + v.Step}
+		}
+		return []string{fmt.Sprintf("run step %s again from state %s, adopting what is there", v.Step, v.State)}
+	}
+	var plan []string
+	seen := false
+	for _, row := range slices.Backward(process.Rows) {
+		seen = seen || row.From == v.State
+		if seen && row.Undo != nil {
+			plan = append(plan, "undo "+row.Step)
+		}
+	}
+	return append(plan, "end the run as canceled; its addresses rest for "+s.Estate.QuarantineOrDefault().String())
+}
+
+func (s *Service) getPools(r *http.Request) (any, error) {
+	ledger, err := s.Store.Ledger(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	pools := make([]api.Pool, 0, len(s.Estate.Pools))
+	for _, p := range s.Estate.Pools {
+		out := api.Pool{ID: p.ID, Strategy: string(p.Strategy), Images: p.Images, PrivateFree: ledger.Free(p.Private), PublicFree: ledger.Free(p.Public)}
+		if known, ok := ledger.Pools[p.ID]; ok {
+			out.Machines = known.Machines
+			for _, h := range known.Hosts {
+				out.Hosts = append(out.Hosts, api.Host{UUID: h.UUID, Name: h.Name, Enabled: h.Enabled, MemoryMiB: h.MemoryMiB, ReservedMiB: h.ReservedMiB})
+			}
+			for _, sr := range known.SRs {
+				out.SRs = append(out.SRs, api.SR{UUID: sr.UUID, Name: sr.Name, Bytes: sr.Bytes, ReservedBytes: sr.ReservedBytes})
+			}
+		} else {
+			out.Problem = "has not been read yet"
+		}
+		pools = append(pools, out)
+	}
+	return pools, nil
+}
+
+func (s *Service) getAddresses(r *http.Request) (any, error) {
+	records, err := s.Store.Addresses(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Address, len(records))
+	for i, a := range records {
+		out[i] = api.Address{Pool: a.Pool, Address: a.Address, Role: a.Role, Owner: a.Owner, Machine: a.Machine, State: a.State, Until: a.Until, Note: a.Note}
+	}
+	return out, nil
+}
+
+func (s *Service) mark(r *http.Request) (api.Mark, error) {
+	var m api.Mark
+	if err := json.NewDecoder(r.Body).Decode(&m); err != nil || !m.Address.IsValid() {
+		return m, orchestrator.FieldErrors{{Field: "address", Problem: "is not an address", Fix: "write one such as 10.0.0.9"}}
+	}
+	if _, ok := s.Estate.PoolByID(m.Pool); !ok {
+		return m, orchestrator.FieldErrors{{Field: "pool", Problem: fmt.Sprintf("%q is unknown", m.Pool), Fix: "see slipway pool"}}
+	}
+	return m, nil
+}
+
+func (s *Service) postAddress(r *http.Request) (any, error) {
+	m, err := s.mark(r)
+	if err != nil {
+		return nil, err
+	}
+	record := orchestrator.AddressRecord{Pool: m.Pool, Address: m.Address, Role: m.Role, Owner: orchestrator.OwnerForeign, State: orchestrator.AddressForeign, Note: m.Note}
+	return struct{}{}, s.Store.PutAddress(r.Context(), record, actor(r.Context()), m.Reason)
+}
+
+func (s *Service) deleteAddress(r *http.Request) (any, error) {
+	m, err := s.mark(r)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, s.Store.DropAddress(r.Context(), m.Pool, m.Address, actor(r.Context()), m.Reason)
+}
+
+func (s *Service) getGroups(r *http.Request) (any, error) {
+	groups, err := s.Store.Groups(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Group, 0, len(groups))
+	for _, g := range groups {
+		members, err := s.Store.Members(r.Context(), g.ID)
+		if err != nil {
+			return nil, err
+		}
+		group := api.Group{ID: g.ID, Unit: string(g.Unit), Generation: g.Generation, Applied: g.Applied, Entries: g.Entries}
+		for _, m := range members {
+			group.Members = append(group.Members, api.Member{Name: m.Name, Applied: m.Applied, Dirty: m.Dirty, Halted: m.Halted, Problem: m.Problem, Seen: m.SeenAt})
+		}
+		out = append(out, group)
+	}
+	return out, nil
+}
+
+func decodeAct(r *http.Request) (api.Act, error) {
+	var ask api.Act
+	if err := json.NewDecoder(r.Body).Decode(&ask); err != nil || !ask.Yes {
+		return ask, orchestrator.FieldErrors{{Field: "yes", Problem: "was not said", Fix: "add --yes"}}
+	}
+	return ask, nil
+}
+
+func (s *Service) postResume(r *http.Request) (any, error) {
+	ask, err := decodeAct(r)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, s.Store.Resume(r.Context(), r.PathValue("group"), r.PathValue("member"), actor(r.Context()), ask.Reason)
+}
+
+func (s *Service) postApproveShrink(r *http.Request) (any, error) {
+	ask, err := decodeAct(r)
+	if err != nil {
+		return nil, err
+	}
+	group := r.PathValue("group")
+	g, _, err := s.Store.Entries(r.Context(), group)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, s.Store.ApproveShrink(r.Context(), group, g.Generation, actor(r.Context()), ask.Reason)
+}
+
+func (s *Service) getDead(r *http.Request) (any, error) {
+	letters, err := s.Queue.Dead(r.Context(), 1000)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.DeadLetter, len(letters))
+	for i, l := range letters {
+		out[i] = api.DeadLetter{ID: l.ID, Reason: l.Reason, At: l.At, Body: string(l.Body)}
+	}
+	return out, nil
+}
+
+func (s *Service) postRequeue(r *http.Request) (any, error) {
+	return struct{}{}, s.Queue.RequeueDead(r.Context(), r.PathValue("id"))
+}
+
+func (s *Service) deleteDead(r *http.Request) (any, error) {
+	return struct{}{}, s.Queue.DropDead(r.Context(), r.PathValue("id"))
+}

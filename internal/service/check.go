@@ -1,0 +1,190 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"slipway/internal/config"
+	"slipway/store"
+	"slipway/templates"
+	"slipway/workers/appliance/apply"
+	"slipway/workers/postinstall"
+	"slipway/workers/vault"
+)
+
+// Finding is one thing that was tried.
+type Finding struct {
+	What string
+	Note string
+	Err  error
+}
+
+// checkTimeout bounds each single try.
+const checkTimeout = 20 * time.Second
+
+// Check tries everything that a configuration says, each thing by itself, so that one fault does not hide the next. It changes nothing:
+// the database is opened but not migrated, agents are only asked to test an empty candidate.
+func Check(ctx context.Context, cfg *config.Config, log *slog.Logger) iter.Seq[Finding] {
+	return func(yield func(Finding) bool) {
+		for _, try := range checks(cfg, log) {
+			tryCtx, cancel := context.WithTimeout(ctx, checkTimeout)
+			note, err := try.do(tryCtx)
+			cancel()
+			if !yield(Finding{What: try.what, Note: note, Err: err}) {
+				return
+			}
+		}
+	}
+}
+
+type try struct {
+	what string
+	do   func(context.Context) (note string, err error)
+}
+
+func checks(cfg *config.Config, log *slog.Logger) []try {
+	secret := func(s config.Secret) func(context.Context) (string, error) {
+		return func(context.Context) (string, error) { _, err := s.Read(); return "", err }
+	}
+	tries := []try{
+		{"vault_key", func(context.Context) (string, error) {
+			key, err := cfg.VaultKey.Read()
+			if err != nil {
+				return "", err
+			}
+			_, err = vault.New(key)
+			return "", err
+		}},
+		{"login_key", secret(cfg.LoginKey)},
+		{"templates", func(context.Context) (string, error) {
+			catalogue, err := loadCatalogue(cfg)
+			if err != nil {
+				return "", err
+			}
+			for _, p := range cfg.Pools {
+				for image := range p.Images {
+					if !slices.Contains(catalogue.Images(), image) {
+						return "", fmt.Errorf("pools.%s.images: no catalogue entry serves %q; there are %v", p.ID, image, catalogue.Images())
+					}
+				}
+			}
+			return fmt.Sprintf("%d images", len(catalogue.Images())), nil
+		}},
+		{"database", func(ctx context.Context) (string, error) {
+			dsn, err := DatabaseURL(cfg)
+			if err != nil {
+				return "", err
+			}
+			s, err := store.Open(ctx, dsn)
+			if err != nil {
+				return "", err
+			}
+			return "", s.Close()
+		}},
+		{"queue", func(ctx context.Context) (string, error) { return checkQueue(ctx, cfg, log) }},
+	}
+	for _, p := range cfg.Pools {
+		tries = append(tries, try{"pool " + p.ID, func(ctx context.Context) (string, error) { return checkPool(ctx, cfg, p, log) }})
+	}
+	for _, g := range cfg.Groups {
+		for _, m := range g.Members {
+			tries = append(tries, try{"group " + g.ID + " member " + m.Name, func(ctx context.Context) (string, error) { return checkMember(ctx, cfg, g, m, log) }})
+		}
+	}
+	if cfg.Notify.Webhook != "" {
+		tries = append(tries, try{"notify.webhook", func(ctx context.Context) (string, error) {
+			request, err := http.NewRequestWithContext(ctx, http.MethodHead, cfg.Notify.Webhook, nil)
+			if err != nil {
+				return "", err
+			}
+			response, err := http.DefaultClient.Do(request)
+			if err != nil {
+				return "", err
+			}
+			return response.Status, response.Body.Close()
+		}})
+	}
+	return tries
+}
+
+func loadCatalogue(cfg *config.Config) (*postinstall.Catalogue, error) {
+	entries, err := fs.Sub(templates.Open(cfg.Templates), "postinstall")
+	if err != nil {
+		return nil, err
+	}
+	return postinstall.Load(entries)
+}
+
+func checkQueue(ctx context.Context, cfg *config.Config, log *slog.Logger) (string, error) {
+	if cfg.Queue.Kind == "embedded" {
+		return "embedded", nil
+	}
+	q, err := openQueue(cfg, nil, log)
+	if err != nil {
+		return "", err
+	}
+	defer q.Close()
+	letters, err := q.Dead(ctx, 1000)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d dead letters", len(letters)), nil
+}
+
+// checkPool asks the pool what it has, and holds the configuration against it.
+func checkPool(ctx context.Context, cfg *config.Config, p config.Pool, log *slog.Logger) (string, error) {
+	one := *cfg
+	one.Pools = []config.Pool{p}
+	backend, err := openHypervisor(&one, func(string) {}, log)
+	if err != nil {
+		return "", err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = backend.Close(ctx) // the session ends with the pool's own timer then
+	}()
+	inventory, err := backend.Inventory(ctx, p.ID)
+	if err != nil {
+		return "", err
+	}
+	if !slices.Contains(inventory.Networks, p.Network) {
+		return "", fmt.Errorf("network: the pool has no network %s; it has %v", p.Network, inventory.Networks)
+	}
+	for image := range p.Images {
+		if inventory.Templates[image] == "" {
+			return "", fmt.Errorf("images.%s: the pool has no template for it; name its uuid, or set other_config:slipway_image=%s on the template", image, image)
+		}
+	}
+	return fmt.Sprintf("%d hosts, %d storages, %d templates", len(inventory.Hosts), len(inventory.SRs), len(inventory.Templates)), nil
+}
+
+// checkMember has the agent test an empty state of ours with the real tool: the way there, the lock, the tool and the site's own files.
+func checkMember(ctx context.Context, cfg *config.Config, g config.Group, m config.Member, log *slog.Logger) (string, error) {
+	c, err := openCarrier(m, log)
+	if err != nil {
+		return "", err
+	}
+	render, err := renderer(cfg, g, templates.Open(cfg.Templates), nil)
+	if err != nil {
+		return "", err
+	}
+	rendering, _, err := render(nil)
+	if err != nil {
+		return "", err
+	}
+	answer, err := c.Apply(ctx, apply.Request{Unit: g.Unit, Files: rendering.Files, SHA256: apply.Sum(rendering.Files), CheckOnly: true})
+	if err != nil {
+		return "", err
+	}
+	if answer.Code != apply.Checked {
+		return "", fmt.Errorf("%s: %s", answer.Code, answer.Message)
+	}
+	return fmt.Sprintf("carries generation %d with %d entries; %s", answer.Generation, answer.Rows, orElse(answer.Message, "the tool accepts an empty state")), nil
+}

@@ -1,0 +1,84 @@
+package service
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// serveHealth answers /healthz (the process lives), /readyz (database and queue answer) and /metrics.
+func (s *Service) serveHealth(ctx context.Context) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Config.Listen)
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{s})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]string{"status": "ok", "version": s.options.Version})
+	})
+	mux.HandleFunc("GET /readyz", s.ready)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Timeout: 10 * time.Second}))
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
+	return serveUntil(ctx, server, listener)
+}
+
+func (s *Service) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+	defer cancel()
+	answer, status := map[string]string{"database": "ok", "queue": "ok"}, http.StatusOK
+	if err := s.Store.Ping(ctx); err != nil {
+		answer["database"], status = err.Error(), http.StatusServiceUnavailable
+	}
+	if err := s.Queue.Healthy(); err != nil {
+		answer["queue"], status = err.Error(), http.StatusServiceUnavailable
+	}
+	writeJSON(w, status, answer)
+}
+
+var (
+	descRuns        = prometheus.NewDesc("slipway_runs", "Runs by process and status.", []string{"process", "status"}, nil)
+	descUnpublished = prometheus.NewDesc("slipway_outbox_unpublished", "Committed events that are not published yet.", nil, nil)
+	descAddresses   = prometheus.NewDesc("slipway_addresses", "Addresses that are not free, by pool and state.", []string{"pool", "state"}, nil)
+	descHeld        = prometheus.NewDesc("slipway_runs_held", "Runs that this worker drives now.", nil, nil)
+)
+
+// collector reads the store when it is asked.
+type collector struct{ *Service }
+
+func (collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descHeld} {
+		ch <- d
+	}
+}
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	gauge := func(d *prometheus.Desc, v int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	gauge(descHeld, c.driver.Held())
+	stats, err := c.Store.Stats(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descRuns, err)
+		return
+	}
+	for process, byStatus := range stats.Runs {
+		for status, n := range byStatus {
+			gauge(descRuns, n, process, string(status))
+		}
+	}
+	for pool, byState := range stats.Addresses {
+		for state, n := range byState {
+			gauge(descAddresses, n, pool, state)
+		}
+	}
+	gauge(descUnpublished, stats.Unpublished)
+}

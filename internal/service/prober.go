@@ -1,0 +1,74 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+	"time"
+
+	"slipway/orchestrator"
+	"slipway/workers/console/rfb"
+)
+
+// Prober looks from where serve runs, which is every pool's probe point until a pool names another.
+type Prober struct {
+	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
+	Vault    orchestrator.Vault
+	Consoles map[string]string // console group → host that xvp listens on
+	Timeout  time.Duration     // of one connection; default 5 s
+}
+
+func (p Prober) timeout() time.Duration {
+	if p.Timeout == 0 {
+		return 5 * time.Second
+	}
+	return p.Timeout
+}
+
+// Open implements orchestrator.Prober. Silence, a refusal and an unreachable answer all mean closed.
+func (p Prober) Open(ctx context.Context, _ string, target netip.AddrPort) (bool, error) {
+	dialCtx, cancel := context.WithTimeout(ctx, p.timeout())
+	defer cancel()
+	conn, err := p.Dial(dialCtx, "tcp", target.String())
+	if err == nil {
+		return true, conn.Close()
+	}
+	var timeout net.Error
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH),
+		errors.As(err, &timeout) && timeout.Timeout():
+		return false, nil
+	default:
+		return false, orchestrator.Errorf("probe", orchestrator.Transient, "%s: %w", target, err)
+	}
+}
+
+// Console implements orchestrator.Prober.
+func (p Prober) Console(ctx context.Context, m orchestrator.Machine) error {
+	const op = "console"
+	host, ok := p.Consoles[m.Placement.Console]
+	if !ok || host == "" {
+		return nil // no address is configured to look from: the agent has proven that the port listens
+	}
+	password, err := p.Vault.Open(m.ID, orchestrator.SealedConsole, m.ConsolePassword)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*p.timeout())
+	defer cancel()
+	address := net.JoinHostPort(host, strconv.Itoa(int(m.Placement.ConsolePort)))
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return orchestrator.E(op, orchestrator.Transient, err)
+	}
+	defer conn.Close()
+	if _, err := rfb.Handshake(ctx, conn, password); err != nil {
+		return err
+	}
+	return nil
+}

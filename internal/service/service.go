@@ -1,0 +1,401 @@
+// Package service puts a worker together: what `slipway serve` runs, and the demo and the end-to-end tests as well.
+package service
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	cryptossh "golang.org/x/crypto/ssh"
+
+	"slipway/internal/config"
+	"slipway/orchestrator"
+	"slipway/orchestrator/install"
+	"slipway/orchestrator/uninstall"
+	"slipway/store"
+	"slipway/templates"
+	"slipway/workers/appliance"
+	"slipway/workers/appliance/agent"
+	"slipway/workers/appliance/carrier"
+	"slipway/workers/driver"
+	"slipway/workers/hypervisor/xapi"
+	"slipway/workers/intake"
+	"slipway/workers/outbox"
+	"slipway/workers/postinstall"
+	"slipway/workers/postinstall/ssh"
+	"slipway/workers/queue"
+	"slipway/workers/vault"
+)
+
+// Options are what the command line or a test adds to the configuration.
+type Options struct {
+	Log *slog.Logger
+	// Dial reaches guests; nil is an ordinary dialer, with the configuration's simulation table in front of it.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Lease overrides the run lease's length; 0 keeps the driver's default.
+	Lease time.Duration
+	// Version is shown by /healthz.
+	Version string
+}
+
+// Service is one worker.
+type Service struct {
+	Config *config.Config
+	Estate *orchestrator.Estate
+	Store  orchestrator.Store
+	Queue  queue.Queue
+	Intake *intake.Intake
+	Vault  orchestrator.Vault
+	Engine *orchestrator.Engine
+	Xapi   *xapi.Backend
+
+	Processes map[string]*orchestrator.Process
+
+	log        *slog.Logger
+	options    Options
+	holder     string
+	committer  *driver.Committer
+	driver     *driver.Driver
+	controller *appliance.Controller
+	publisher  *outbox.Publisher
+	notifier   *notifier
+}
+
+// New builds a worker: it opens the database (migrating it) and connects to nothing else yet. Close it, also after Run.
+func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err error) {
+	s := &Service{Config: cfg, log: o.Log, options: o, holder: holderName()}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	key, err := cfg.VaultKey.Read()
+	if err != nil {
+		return nil, fmt.Errorf("vault_key: %w", err)
+	}
+	if s.Vault, err = vault.New(key); err != nil {
+		return nil, fmt.Errorf("vault_key: %w", err)
+	}
+	tree := templates.Open(cfg.Templates)
+	catalogue, err := loadCatalogue(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("templates: %w", err)
+	}
+	s.Estate = cfg.Estate(catalogue.Images())
+	if err := s.Estate.Validate(); err != nil {
+		return nil, err
+	}
+	dsn, err := DatabaseURL(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.StateDir, 0o750); err != nil {
+		return nil, fmt.Errorf("state_dir: %w", err)
+	}
+	if err := store.Migrate(ctx, dsn); err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	if s.Store, err = store.Open(ctx, dsn); err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	desired, members := cfg.DomainGroups()
+	if err := s.Store.SyncGroups(ctx, desired, members); err != nil {
+		return nil, fmt.Errorf("groups: %w", err)
+	}
+	if s.Queue, err = openQueue(cfg, s.Store, o.Log); err != nil {
+		return nil, fmt.Errorf("queue: %w", err)
+	}
+	if s.Xapi, err = openHypervisor(cfg, s.wake, o.Log); err != nil {
+		return nil, err
+	}
+	dial := o.Dial
+	if dial == nil {
+		dial = simulatedGuests(cfg.Simulation.Guests)
+	}
+	installer, err := openInstaller(cfg, catalogue, dial)
+	if err != nil {
+		return nil, err
+	}
+
+	down := uninstall.New(uninstall.Ports{Hypervisor: s.Xapi, Desired: s.Store})
+	up := install.New(install.Ports{
+		Hypervisor: s.Xapi, Desired: s.Store, Installer: installer, Vault: s.Vault,
+		Prober: Prober{Dial: dial, Vault: s.Vault, Consoles: consoleHosts(cfg)},
+	})
+	s.Processes = map[string]*orchestrator.Process{install.Name: up, uninstall.Name: down}
+	s.committer = driver.NewCommitter(s.Store)
+	s.Engine, err = orchestrator.NewEngine(orchestrator.EngineConfig{
+		Processes: []*orchestrator.Process{up, down}, Estate: s.Estate, Commit: s.committer.Commit, Actor: s.holder, Log: o.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.driver = driver.New(driver.Config{Claims: s.Store, Engine: s.Engine, Holder: s.holder, Log: o.Log, Slots: cfg.Workers, Lease: o.Lease})
+	groups, err := s.applianceGroups(tree)
+	if err != nil {
+		return nil, err
+	}
+	s.controller = appliance.New(appliance.Config{Store: s.Store, Groups: groups, Holder: s.holder, Log: o.Log, Woken: s.driver.Nudge})
+	s.notifier = newNotifier(cfg.Notify, o.Log)
+	s.publisher = outbox.New(outbox.Config{Store: s.Store, Publish: s.publish, Parked: s.notifier.parked, Holder: s.holder, Log: o.Log})
+	s.Intake = intake.New(intake.Config{
+		Store: s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log,
+		Accepted: func() { s.driver.Nudge(); s.publisher.Nudge() },
+	})
+	return s, nil
+}
+
+// Close lets go of everything that New opened.
+func (s *Service) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if s.Xapi != nil {
+		if err := s.Xapi.Close(ctx); err != nil {
+			s.log.Debug("log out of the pools", "error", err)
+		}
+	}
+	if s.Queue != nil {
+		if err := s.Queue.Close(); err != nil {
+			s.log.Debug("close queue", "error", err)
+		}
+	}
+	if s.Store != nil {
+		if err := s.Store.Close(); err != nil {
+			s.log.Debug("close database", "error", err)
+		}
+	}
+}
+
+// Run works until ctx ends. It stops in two steps: nothing new is taken in, and what is in hand gets grace to reach its next commit.
+func (s *Service) Run(ctx context.Context) error {
+	const grace = 10 * time.Second
+	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer endWork()
+	commits, endCommits := context.WithCancel(context.WithoutCancel(ctx))
+	defer endCommits()
+
+	var committing, working, serving sync.WaitGroup
+	committing.Go(func() { s.committer.Run(commits) })
+	working.Go(func() { s.driver.Run(work, ctx.Done()) })
+
+	var failed error
+	var once sync.Once
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	fail := func(what string, err error) {
+		if err != nil && !errors.Is(err, context.Canceled) {
+			once.Do(func() { failed = fmt.Errorf("%s: %w", what, err) })
+			cancel()
+		}
+	}
+	serving.Go(func() { fail("hypervisor", s.Xapi.Run(ctx)) })
+	serving.Go(func() { s.controller.Run(ctx) })
+	serving.Go(func() { s.publisher.Run(ctx) })
+	serving.Go(func() { s.notifier.run(ctx) })
+	serving.Go(func() { s.housekeep(ctx) })
+	serving.Go(func() { fail("queue", s.Queue.Orders(ctx, s.Config.Queue.Prefetch, s.Intake.Handle)) })
+	serving.Go(func() { fail("socket", s.serveAPI(ctx)) })
+	if s.Config.Listen != "" {
+		serving.Go(func() { fail("listen", s.serveHealth(ctx)) })
+	}
+	s.log.Info("serving", "holder", s.holder, "pools", len(s.Estate.Pools), "queue", s.Config.Queue.Kind)
+
+	<-ctx.Done()
+	timer := time.AfterFunc(grace, endWork)
+	serving.Wait()
+	working.Wait()
+	timer.Stop()
+	endCommits()
+	committing.Wait()
+	s.log.Info("stopped")
+	return failed
+}
+
+// wake makes those who wait for a key due; called by the hypervisor's event loops.
+func (s *Service) wake(key string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	n, err := s.Store.Wake(ctx, key)
+	if err != nil {
+		s.log.Debug("wake", "key", key, "error", err)
+		return
+	}
+	if n > 0 {
+		s.driver.Nudge()
+	}
+}
+
+// housekeep reads what the pools have, and ends quarantines.
+func (s *Service) housekeep(ctx context.Context) {
+	const every, afterFailure = time.Minute, 3 * time.Second
+	for {
+		pause := every
+		var pools sync.WaitGroup
+		var mu sync.Mutex
+		for _, p := range s.Estate.Pools {
+			pools.Go(func() { // one pool that is down stalls nobody else
+				if err := s.readPool(ctx, p.ID); err != nil && ctx.Err() == nil {
+					s.log.Warn("read pool", "pool", p.ID, "error", err)
+					mu.Lock()
+					pause = afterFailure
+					mu.Unlock()
+				}
+			})
+		}
+		pools.Wait()
+		if n, err := s.Store.EndQuarantine(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("end quarantine", "error", err)
+		} else if n > 0 {
+			s.log.Info("quarantine ended", "freed", n)
+		}
+		if ctx.Err() == nil {
+			s.wake(orchestrator.WakeCapacity)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+func (s *Service) readPool(ctx context.Context, pool string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	inventory, err := s.Xapi.Inventory(ctx, pool)
+	if err != nil {
+		return err
+	}
+	return s.Store.SyncPool(ctx, inventory)
+}
+
+// applianceGroups joins configuration, carriers and renderers.
+func (s *Service) applianceGroups(tree fs.FS) ([]appliance.Group, error) {
+	var groups []appliance.Group
+	for _, g := range s.Config.Groups {
+		render, err := renderer(s.Config, g, tree, s.Vault)
+		if err != nil {
+			return nil, err
+		}
+		group := appliance.Group{ID: g.ID, Unit: orchestrator.Unit(g.Unit), Render: render, Interval: g.Interval}
+		if group.Unit == orchestrator.Firewall {
+			group.Addresses = firewallAddresses
+		}
+		for _, m := range g.Members {
+			c, err := openCarrier(m, s.log)
+			if err != nil {
+				return nil, fmt.Errorf("groups.%s.%s: %w", g.ID, m.Name, err)
+			}
+			group.Members = append(group.Members, appliance.Member{Name: m.Name, Carrier: c})
+		}
+		groups = append(groups, group)
+	}
+	return groups, nil
+}
+
+func openCarrier(m config.Member, log *slog.Logger) (appliance.Carrier, error) {
+	if m.Local != nil {
+		cfg, err := agent.LoadConfig(m.Local.Config)
+		if err != nil {
+			return nil, err
+		}
+		a, err := agent.New(cfg, Registry(), log)
+		if err != nil {
+			return nil, err
+		}
+		return carrier.Local{Agent: a}, nil
+	}
+	key, err := m.SSH.Key.Read()
+	if err != nil {
+		return nil, fmt.Errorf("ssh.key: %w", err)
+	}
+	return carrier.NewSSH(carrier.SSHConfig{Address: m.SSH.Address, User: m.SSH.User, Key: key, HostKey: m.SSH.HostKey})
+}
+
+func openHypervisor(cfg *config.Config, wake func(string), log *slog.Logger) (*xapi.Backend, error) {
+	pools := map[string]xapi.PoolConfig{}
+	for _, p := range cfg.Pools {
+		password, err := p.XenAPI.Password.Read()
+		if err != nil {
+			return nil, fmt.Errorf("pools.%s.xenapi.password: %w", p.ID, err)
+		}
+		pc := xapi.PoolConfig{Config: xapi.Config{
+			Addresses: p.XenAPI.Addresses, User: p.XenAPI.User, Password: password, CAFile: p.XenAPI.CAFile, Insecure: p.XenAPI.Insecure,
+			Originator: "slipway", Logger: log.With("pool", p.ID),
+		}, Images: map[string]string{}}
+		if p.XenAPI.PinSHA256 != "" {
+			pc.PinSHA256 = []string{p.XenAPI.PinSHA256}
+		}
+		for image, i := range p.Images {
+			if i.Template != "" {
+				pc.Images[image] = i.Template
+			}
+		}
+		pools[p.ID] = pc
+	}
+	return xapi.NewBackend(pools, wake, log)
+}
+
+func openInstaller(cfg *config.Config, catalogue *postinstall.Catalogue, dial func(context.Context, string, string) (net.Conn, error)) (*ssh.Installer, error) {
+	key, err := cfg.LoginKey.Read()
+	if err != nil {
+		return nil, fmt.Errorf("login_key: %w", err)
+	}
+	signer, err := cryptossh.ParsePrivateKey([]byte(key.Reveal()))
+	if err != nil {
+		return nil, errors.New("login_key: is not a private SSH key without a passphrase: make one with `ssh-keygen -t ed25519 -N ''`")
+	}
+	keys := map[string]map[string][]string{}
+	for _, p := range cfg.Pools {
+		keys[p.ID] = map[string][]string{}
+		for image, i := range p.Images {
+			keys[p.ID][image] = []string{i.HostKey}
+		}
+	}
+	return ssh.New(ssh.Config{
+		Catalogue: catalogue, Key: signer, Dial: dial,
+		TemplateKeys: func(pool, image string) []string { return keys[pool][image] },
+	})
+}
+
+// simulatedGuests dials guests that have no network of their own where the configuration says they listen.
+func simulatedGuests(table map[string]string) func(context.Context, string, string) (net.Conn, error) {
+	var dialer net.Dialer
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if host, _, err := net.SplitHostPort(address); err == nil && table[host] != "" {
+			address = table[host]
+		}
+		return dialer.DialContext(ctx, network, address)
+	}
+}
+
+func consoleHosts(cfg *config.Config) map[string]string {
+	hosts := map[string]string{}
+	for _, g := range cfg.Groups {
+		if g.Unit == string(orchestrator.Console) && len(g.Members) > 0 {
+			hosts[g.ID] = g.Members[0].Address
+		}
+	}
+	return hosts
+}
+
+// holderName is unique among all workers: leases go by it.
+func holderName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "worker"
+	}
+	var tail [4]byte
+	_, _ = rand.Read(tail[:]) // never fails
+	return fmt.Sprintf("%s:%d:%s", host, os.Getpid(), hex.EncodeToString(tail[:]))
+}

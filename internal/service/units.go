@@ -1,0 +1,80 @@
+package service
+
+import (
+	"os"
+	"strings"
+	"time"
+
+	"slipway/workers/appliance/agent"
+	"slipway/workers/console/xvp"
+	"slipway/workers/dhcp/isc"
+	"slipway/workers/firewall/iptables"
+)
+
+// Registry names the drivers that an agent's configuration can ask for.
+func Registry() agent.Registry {
+	return agent.Registry{
+		isc.Driver: isc.Factory,
+		"iptables": firewallUnit,
+		"xvp":      consoleUnit,
+	}
+}
+
+// firewallSettings is the firewall section of an agent's configuration:
+//
+//	firewall:
+//	  driver: iptables
+//	  rules: /var/lib/slipway/firewall/rules.v4
+//	  state: /var/lib/slipway/firewall
+type firewallSettings struct {
+	Rules       string        `yaml:"rules"`
+	State       string        `yaml:"state"`
+	RevertAfter time.Duration `yaml:"revert_after"` // 0 is 1 min; below 0 goes without the timer
+}
+
+// WatchArgs is the hidden verb under which this binary waits to put old rules back; see iptables.UnitConfig.Watcher.
+var WatchArgs = []string{"agent", "watch-firewall"}
+
+func firewallUnit(settings agent.Settings) (agent.Unit, error) {
+	cfg, err := FirewallConfig(settings)
+	if err != nil {
+		return nil, err
+	}
+	return iptables.NewUnit(cfg)
+}
+
+// FirewallConfig reads the section; `slipway agent watch-firewall` and the boot unit use it as well.
+func FirewallConfig(settings agent.Settings) (iptables.UnitConfig, error) {
+	s := firewallSettings{Rules: "/var/lib/slipway/firewall/rules.v4", State: "/var/lib/slipway/firewall"}
+	if err := settings.Decode(&s); err != nil {
+		return iptables.UnitConfig{}, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return iptables.UnitConfig{}, err
+	}
+	watcher := append([]string{strings.TrimSuffix(self, " (deleted)")}, WatchArgs...)
+	watcher = append(watcher, "--rules", s.Rules, "--state", s.State)
+	return iptables.UnitConfig{Rules: s.Rules, State: s.State, RevertAfter: s.RevertAfter, Watcher: watcher}, nil
+}
+
+// consoleSettings is the console section of an agent's configuration.
+type consoleSettings struct {
+	Target  string        `yaml:"target"`
+	Main    string        `yaml:"main"`
+	Program string        `yaml:"program"`
+	PIDFile string        `yaml:"pid_file"`
+	Start   []string      `yaml:"start"`
+	Loaded  string        `yaml:"loaded"`
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+func consoleUnit(settings agent.Settings) (agent.Unit, error) {
+	s := consoleSettings{Target: "/etc/xvp/slipway.conf"}
+	if err := settings.Decode(&s); err != nil {
+		return nil, err
+	}
+	return xvp.NewUnit(xvp.UnitConfig{
+		Target: s.Target, Main: s.Main, Service: settings.Service, Program: s.Program, PIDFile: s.PIDFile, Start: s.Start, Loaded: s.Loaded, Timeout: s.Timeout,
+	})
+}

@@ -1,0 +1,152 @@
+// Package intake takes orders in: a delivery becomes a committed run, or a refusal that its panel hears of, and only then is it
+// acknowledged.
+package intake
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"slipway/orchestrator"
+	"slipway/orchestrator/install"
+	"slipway/orchestrator/uninstall"
+	"slipway/workers/console"
+	"slipway/workers/intake/message"
+	"slipway/workers/postinstall"
+	"slipway/workers/queue"
+)
+
+// retryAfter is how long an order stays with us while the database is away: nothing more is consumed meanwhile.
+const retryAfter = 5 * time.Second
+
+// Config is what an Intake needs.
+type Config struct {
+	Store     orchestrator.Intake
+	Estate    *orchestrator.Estate
+	Vault     orchestrator.Vault
+	Processes map[string]*orchestrator.Process
+	Log       *slog.Logger
+	Accepted  func() // called after a run was committed
+	Now       func() time.Time
+}
+
+// Intake turns orders into runs. Safe for concurrent use.
+type Intake struct{ Config }
+
+// New makes an Intake.
+func New(c Config) *Intake {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Accepted == nil {
+		c.Accepted = func() {}
+	}
+	return &Intake{Config: c}
+}
+
+// Handle is a queue.Handler: it acknowledges what is committed, lays aside what can never be carried out, and keeps the rest for later.
+func (i *Intake) Handle(ctx context.Context, d queue.Delivery) queue.Verdict {
+	_, err := i.Take(ctx, d.Body, "queue")
+	var fields orchestrator.FieldErrors
+	switch {
+	case err == nil:
+		return queue.Ack()
+	case errors.As(err, &fields):
+		return queue.Dead(fields.Error())
+	case errors.Is(err, orchestrator.ErrStoreAway) || ctx.Err() != nil:
+		i.Log.Warn("order kept for later", "error", err)
+		return queue.Requeue(retryAfter)
+	default:
+		i.Log.Error("order kept for later", "error", err)
+		return queue.Requeue(retryAfter)
+	}
+}
+
+// Take commits an order, given as a CloudEvent. orchestrator.FieldErrors refuse it for good, after its panel was told as far as it can be
+// known; any other error means that nothing was taken and the order should come again.
+func (i *Intake) Take(ctx context.Context, body []byte, actor string) (orchestrator.Accepted, error) {
+	order, err := message.ParseOrder(body)
+	if err == nil {
+		err = i.Estate.Check(order)
+	}
+	if err != nil {
+		return orchestrator.Accepted{}, i.refuse(ctx, order, err)
+	}
+	acceptance, err := i.acceptance(order, actor)
+	if err != nil {
+		return orchestrator.Accepted{}, err
+	}
+	accepted, err := i.Store.Accept(ctx, acceptance)
+	if err != nil {
+		return orchestrator.Accepted{}, i.refuse(ctx, order, err)
+	}
+	i.Log.Info("order", "source", order.Source, "order", order.ID, "machine", accepted.Machine, "run", accepted.Run, "repeated", accepted.Repeated, "differs", accepted.Differs)
+	i.Accepted()
+	return accepted, nil
+}
+
+// refuse tells the panel, when the order said who it is from, and returns why.
+func (i *Intake) refuse(ctx context.Context, order orchestrator.Order, why error) error {
+	var fields orchestrator.FieldErrors
+	if !errors.As(why, &fields) {
+		return why
+	}
+	i.Log.Info("order refused", "source", order.Source, "order", order.ID, "fields", len(fields))
+	if order.Source == "" || order.ID == "" {
+		return why
+	}
+	event := orchestrator.NewEvent(orchestrator.EventRefused, i.Now(), orchestrator.EventData{
+		Source: order.Source, OrderID: order.ID, Message: "the order cannot be carried out", Errors: fields,
+	})
+	if err := i.Store.Refuse(ctx, orchestrator.OrderKey{Source: order.Source, ID: order.ID}, event); err != nil {
+		return fmt.Errorf("refusal not recorded: %w", err) // comes again, and is refused again
+	}
+	return why
+}
+
+func (i *Intake) acceptance(order orchestrator.Order, actor string) (orchestrator.Acceptance, error) {
+	now := i.Now()
+	a := orchestrator.Acceptance{Order: order, Actor: actor, Now: now}
+	if order.Type == orchestrator.OrderUninstall {
+		a.Run = i.Processes[uninstall.Name].NewRun(newID(), "", order, now)
+		return a, nil
+	}
+	machine, err := i.machine(order, now)
+	if err != nil {
+		return a, err
+	}
+	a.Machine = machine
+	a.Run = i.Processes[install.Name].NewRun(newID(), machine.ID, order, now)
+	return a, nil
+}
+
+// machine is made with its secrets, so that the core needs no randomness.
+func (i *Intake) machine(order orchestrator.Order, now time.Time) (orchestrator.Machine, error) {
+	m := orchestrator.Machine{
+		ID: newID(), Tenant: order.Tenant, Name: order.Name, Hostname: order.GuestName(), Image: order.Image, Plan: order.Plan,
+		Firewall: order.Firewall, SSHKeys: order.SSHKeys, PoolWanted: order.Pool, Presence: orchestrator.Planned,
+		State: string(i.Processes[install.Name].Start()), CreatedAt: now, UpdatedAt: now,
+	}
+	key, public, err := postinstall.NewHostKey(rand.Reader)
+	if err != nil {
+		return m, err
+	}
+	password, err := console.NewPassword(rand.Reader)
+	if err != nil {
+		return m, err
+	}
+	m.HostKey = public
+	if m.HostKeySecret, err = i.Vault.Seal(m.ID, orchestrator.SealedHostKey, key); err != nil {
+		return m, err
+	}
+	m.ConsolePassword, err = i.Vault.Seal(m.ID, orchestrator.SealedConsole, password)
+	return m, err
+}
+
+// newID is a version 7 uuid: it sorts by time, which keeps indexes and lists in order.
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
