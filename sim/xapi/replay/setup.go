@@ -27,7 +27,9 @@ func setupFor(name string) setup {
 	switch strings.TrimSuffix(name, ".json") {
 	case "pv_life_cycle":
 		s = setup{bare: true}
-	case "storage_1":
+	case "mistakes": // condensed from the same pool as pv_life_cycle
+		s = setup{bare: true}
+	case "storage_1", "storage":
 		s = setup{}
 	case "slave_emergency":
 		s.slave = true
