@@ -106,6 +106,12 @@ func (b *realBundle) until(t *testing.T, job string, want orchestrator.JobState)
 // withStep is the catalogue with one more step, a script of the test, before all others of the Debian entry.
 func withStep(t *testing.T, script string) *postinstall.Catalogue {
 	t.Helper()
+	return edited(t, "\nsteps:\n", "\nsteps:\n  - {name: first, script: first.sh, timeout: 5m}\n", script)
+}
+
+// edited is the catalogue with the Debian manifest changed in one place, and a script of the test beside its own.
+func edited(t *testing.T, old, changed, script string) *postinstall.Catalogue {
+	t.Helper()
 	fsys := fstest.MapFS{"debian/first.sh": {Data: []byte("#!/bin/bash\nset -euo pipefail\n" + script)}}
 	for _, name := range []string{"manifest.yaml", "identity.sh", "users.sh", "packages.sh", "cleanup.sh", "checks.sh"} {
 		text, err := os.ReadFile("../../../templates/postinstall/debian/" + name)
@@ -113,7 +119,10 @@ func withStep(t *testing.T, script string) *postinstall.Catalogue {
 			t.Fatal(err)
 		}
 		if name == "manifest.yaml" {
-			text = []byte(strings.Replace(string(text), "\nsteps:\n", "\nsteps:\n  - {name: first, script: first.sh, timeout: 5m}\n", 1))
+			if !strings.Contains(string(text), old) {
+				t.Fatalf("the manifest has no %q", old)
+			}
+			text = []byte(strings.Replace(string(text), old, changed, 1))
 		}
 		fsys["debian/"+name] = &fstest.MapFile{Data: text}
 	}
@@ -327,6 +336,43 @@ while not os.path.exists("/root/go"): time.sleep(0.05)`)
 	}
 	if status, log := b.until(t, b.job.ID, orchestrator.JobExited); status.Exit != 0 {
 		t.Errorf("exit code %d:\n%s", status.Exit, log)
+	}
+}
+
+// A customer with an account of his own; and a second job changes nothing that the first has done.
+func TestRealGuestTwiceIsLikeOnce(t *testing.T) {
+	b := setupReal(t, edited(t, "\naccount: root\n", "\naccount: alice\n", ""))
+	install := func(id string) string {
+		t.Helper()
+		job := b.job
+		job.ID = id
+		if err := b.installer.EnsureJob(t.Context(), b.ref, job); err != nil {
+			t.Fatal(err)
+		}
+		if status, log := b.until(t, id, orchestrator.JobExited); status.Exit != 0 {
+			t.Fatalf("%s: exit code %d:\n%s", id, status.Exit, log)
+		}
+		state, err := b.guest.Run(t.Context(), "bash", "-c", `
+for f in /etc/hostname /etc/hosts /etc/machine-id /etc/passwd /etc/ssh/* /home/alice/.ssh /home/alice/.ssh/* /root/.ssh/*; do
+    stat -c '%n %U:%G %a' "$f"
+    if [[ -f $f ]]; then sha256sum <"$f"; fi
+done; hostname`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state
+	}
+	first := install("run-1-1")
+	for _, want := range []string{"/home/alice/.ssh alice:alice 700", "/home/alice/.ssh/authorized_keys alice:alice 600"} {
+		if !strings.Contains(first, want+"\n") {
+			t.Errorf("%s is not so:\n%s", want, first)
+		}
+	}
+	if keys, err := b.guest.ReadFile("/home/alice/.ssh/authorized_keys"); err != nil || string(keys) != b.job.SSHKeys[0]+"\n" {
+		t.Errorf("alice's keys: %q, %v", keys, err)
+	}
+	if diff := cmp.Diff(first, install("run-1-2")); diff != "" {
+		t.Errorf("the second job changed (-first +second):\n%s", diff)
 	}
 }
 
