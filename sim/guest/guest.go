@@ -231,6 +231,13 @@ func (g *Guest) Ran() []string {
 // ReadFile reads a file of the guest by its absolute path there.
 func (g *Guest) ReadFile(name string) ([]byte, error) { return g.root.ReadFile(rel(name)) }
 
+// Installed reports whether a package is.
+func (g *Guest) Installed(name string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.packages[name]
+}
+
 // HoldPackageLock makes a process of that name hold dpkg's lock; "" lets it go.
 func (g *Guest) HoldPackageLock(name string) {
 	g.mu.Lock()

@@ -19,7 +19,6 @@ type Params struct {
 	Hostname       string              // as the guest will call itself
 	AuthorizedKeys []string            // the customer's public keys, one authorized_keys line each
 	HostKey        orchestrator.Secret // the machine's own host key, OpenSSH PEM, ed25519 (NewHostKey)
-	Packages       []string            // Debian package names; may be empty
 	LockWait       time.Duration       // how long another package manager may hold its lock; 0 is ten minutes
 }
 
@@ -37,7 +36,6 @@ const defaultLockWait = 10 * time.Minute
 var (
 	uuidPattern     = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 	hostnamePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
-	packagePattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)
 	jobPattern      = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,99}$`)
 	envPattern      = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,63}$`)
 	filePattern     = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,63}$`)
@@ -69,9 +67,6 @@ func (e Entry) Bundle(job string, params Params) (Bundle, error) {
 		_, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(line))
 		check(err == nil && len(rest) == 0 && !strings.ContainsAny(line, "\n\r\x00"), "keys: number %d is no public key on one line", i+1)
 	}
-	for _, name := range params.Packages {
-		check(packagePattern.MatchString(name), "packages: %q is no package name", name)
-	}
 	public, fingerprint, err := publicLine(params.HostKey)
 	check(err == nil, "host key: %v", err)
 	if err := errors.Join(errs...); err != nil {
@@ -86,7 +81,7 @@ func (e Entry) Bundle(job string, params Params) (Bundle, error) {
 			"GUEST_MACHINE_ID": MachineID(params.Machine),
 			"GUEST_USER":       e.Account,
 			"GUEST_HOST_KEY":   fingerprint,
-			"GUEST_PACKAGES":   strings.Join(params.Packages, " "),
+			"GUEST_PACKAGES":   strings.Join(e.Packages, " "),
 			"GUEST_LOCK_WAIT":  strconv.Itoa(int(wait / time.Second)),
 		},
 		Files: map[string][]byte{

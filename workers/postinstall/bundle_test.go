@@ -84,7 +84,6 @@ func TestBundleRefusesBadParameters(t *testing.T) {
 		{"no keys", func(p *postinstall.Params) { p.AuthorizedKeys = nil }, "keys: the customer has none"},
 		{"two keys on one", func(p *postinstall.Params) { p.AuthorizedKeys[0] += "\nssh-ed25519 AAAA" }, "keys: number 1"},
 		{"no key", func(p *postinstall.Params) { p.AuthorizedKeys = []string{"hello"} }, "keys: number 1"},
-		{"package", func(p *postinstall.Params) { p.Packages = []string{"-o=x"} }, "packages:"},
 		{"lock wait", func(p *postinstall.Params) { p.LockWait = 2 * time.Hour }, "lock wait:"},
 		{"host key", func(p *postinstall.Params) { p.HostKey = orchestrator.NewSecret("top secret") }, "host key:"},
 	} {

@@ -41,6 +41,7 @@ const (
 var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 var imagePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 var scriptPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}\.sh$`)
+var packagePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)
 var userPattern = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 
 // Entry is how one family of images is installed.
@@ -51,8 +52,10 @@ type Entry struct {
 	Account string // whose authorized_keys gets the customer's keys; made when it is not there
 	Become  Become
 	HostKey HostKeyPolicy
-	Ports   []uint16 // what the installer's firewall rule opens; the first one is the one that is dialled
-	Steps   []Step   // in order; the last one is the checks
+	// Packages are installed where they are missing, by the system's own package manager and from its own sources.
+	Packages []string
+	Ports    []uint16 // what the installer's firewall rule opens; the first one is the one that is dialled
+	Steps    []Step   // in order; the last one is the checks
 }
 
 // Step is one script of an entry.
@@ -133,11 +136,12 @@ type manifest struct {
 		User   string `yaml:"user"`
 		Become Become `yaml:"become"`
 	} `yaml:"login"`
-	HostKey HostKeyPolicy  `yaml:"host_key"`
-	Account string         `yaml:"account"`
-	Ports   []uint16       `yaml:"ports"`
-	Steps   []manifestStep `yaml:"steps"`
-	Checks  struct {
+	HostKey  HostKeyPolicy  `yaml:"host_key"`
+	Packages []string       `yaml:"packages"`
+	Account  string         `yaml:"account"`
+	Ports    []uint16       `yaml:"ports"`
+	Steps    []manifestStep `yaml:"steps"`
+	Checks   struct {
 		Script  string `yaml:"script"`
 		Timeout string `yaml:"timeout"`
 	} `yaml:"checks"`
@@ -167,7 +171,7 @@ func loadEntry(fsys fs.FS, dir string) (Entry, error) {
 	if err := m.check(dir); err != nil {
 		return Entry{}, fmt.Errorf("%s: %w", file, err)
 	}
-	entry := Entry{Family: m.Family, Images: m.Images, User: m.Login.User, Become: m.Login.Become, Account: m.Account, HostKey: m.HostKey, Ports: m.Ports}
+	entry := Entry{Family: m.Family, Images: m.Images, User: m.Login.User, Become: m.Login.Become, Account: m.Account, HostKey: m.HostKey, Packages: m.Packages, Ports: m.Ports}
 	steps := append(slices.Clone(m.Steps), manifestStep{Name: "checks", Script: m.Checks.Script, Timeout: m.Checks.Timeout})
 	for i, s := range steps {
 		step := Step{Name: s.Name, Checks: i == len(steps)-1}
@@ -213,6 +217,11 @@ func (m *manifest) check(dir string) error {
 	}
 	if m.HostKey != TemplateThenMachine {
 		bad("host_key", fmt.Sprintf("%q is unknown", m.HostKey), "use "+string(TemplateThenMachine))
+	}
+	for _, name := range m.Packages {
+		if !packagePattern.MatchString(name) {
+			bad("packages", fmt.Sprintf("%q is no package name", name), "use names as the package manager lists them")
+		}
 	}
 	if len(m.Ports) == 0 || slices.Contains(m.Ports, 0) {
 		bad("ports", "is empty or has a 0", "list the ports that the installer needs, e.g. [22]")

@@ -100,6 +100,7 @@ func TestManifestIsStrict(t *testing.T) {
 		{"unknown become", "become: none", "become: su", `"su" is unknown`},
 		{"hostile account", "account: root", `account: "-o root"`, "no user name"},
 		{"blind trust", "host_key: template-then-machine", "host_key: ignore", `"ignore" is unknown`},
+		{"package that is an option", "account: root", "account: root\npackages: [-o=x]", "no package name"},
 		{"no ports", "ports: [22]", "ports: []", "ports: is empty"},
 		{"port 70000", "ports: [22]", "ports: [70000]", "cannot unmarshal"},
 		{"no steps", "steps: [{name: one, script: one.sh, timeout: 1m}]", "steps: []", "has 0 steps"},

@@ -290,6 +290,18 @@ func TestARebootLosesTheJob(t *testing.T) {
 	}
 }
 
+func TestMissingPackagesAreInstalled(t *testing.T) {
+	t.Parallel()
+	b := setup(t, "debian-12", "root")
+	b.config.Catalogue = edited(t, "packages: []", "packages: [bash, rsync]", "")
+	b.installer = b.make(t)
+	b.ensure(t)
+	status, log := b.follow(t, b.job.ID)
+	if status.Exit != 0 || !b.guest.Installed("rsync") || !strings.Contains(log, "installing rsync\n") {
+		t.Errorf("exit code %d:\n%s", status.Exit, log)
+	}
+}
+
 func TestALostLookIsTransient(t *testing.T) {
 	t.Parallel()
 	b := setup(t, "debian-12", "root")
