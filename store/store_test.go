@@ -1,9 +1,14 @@
 package store_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +20,19 @@ import (
 	"slipway/store"
 )
 
-func TestMain(m *testing.M) { testserver.Main(m) }
+// victimVar makes this test binary the process that TestKilledProcessLosesNothing kills: it holds the database's name.
+const victimVar = "SLIPWAY_STORE_TEST_VICTIM"
+
+func TestMain(m *testing.M) {
+	if dsn := os.Getenv(victimVar); dsn != "" {
+		if err := commitForever(dsn); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	testserver.Main(m)
+}
 
 func TestOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
@@ -70,6 +87,120 @@ func TestMigrateIsRepeatable(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// commitForever takes orders in and commits a journal line and an event for each run of a group, and says how far it has got.
+func commitForever(dsn string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	s, err := store.Open(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var group []orchestrator.Commit
+	for range 4 {
+		answer, err := accept(ctx, s, uuid.NewString())
+		if err != nil {
+			return err
+		}
+		claim, err := s.ClaimRun(ctx, answer.Run, "victim", time.Minute)
+		if err != nil {
+			return err
+		}
+		group = append(group, orchestrator.Commit{Run: claim.Run})
+	}
+	for n := 1; ; n++ {
+		for i := range group {
+			group[i].Run.Attempt = n
+			group[i].Opened = &orchestrator.Attempt{Step: "x", Number: n, Outcome: orchestrator.OutcomeOpen}
+			group[i].Events = []orchestrator.Event{orchestrator.NewEvent(orchestrator.EventStepDone, time.Now(), orchestrator.EventData{Attempt: n})}
+		}
+		for _, result := range s.Commit(ctx, group) {
+			if result.Err != nil {
+				return result.Err
+			}
+		}
+		fmt.Println(n)
+	}
+}
+
+// TestKilledProcessLosesNothing kills a process that commits as fast as it can: what it was told of is there, and of what was under way
+// there is all or nothing.
+func TestKilledProcessLosesNothing(t *testing.T) {
+	for name, dsn := range map[string]string{"sqlite": "sqlite:" + filepath.Join(t.TempDir(), "a.sqlite"), "postgres": testserver.PostgreSQL(t)} {
+		t.Run(name, func(t *testing.T) {
+			if err := store.Migrate(t.Context(), dsn); err != nil {
+				t.Fatal(err)
+			}
+			for _, after := range []int{1, 17, 40} {
+				acknowledged := killAfter(t, dsn, after)
+				check(t, dsn, acknowledged)
+			}
+		})
+	}
+}
+
+// killAfter runs a victim, kills it when it has said so many lines, and returns the last number that it said.
+func killAfter(t *testing.T, dsn string, lines int) int {
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), victimVar+"="+dsn)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	last := 0
+	scanner := bufio.NewScanner(out)
+	for scanner.Scan() {
+		if last, err = strconv.Atoi(scanner.Text()); err != nil {
+			t.Fatal(err)
+		}
+		if last == lines {
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_ = cmd.Wait() // it was killed
+	if last < lines {
+		t.Fatalf("the victim ended by itself after %d commits", last)
+	}
+	return last
+}
+
+// check looks at the runs that the last victim held.
+func check(t *testing.T, dsn string, acknowledged int) {
+	s, err := store.Open(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	runs, err := s.Runs(t.Context(), orchestrator.RunFilter{Limit: 4}) // the newest
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := s.Unpublished(t.Context(), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seq := map[string]int64{}
+	for _, e := range events {
+		seq[e.Machine] = e.Seq
+	}
+	for _, run := range runs {
+		lines, err := s.Attempts(t.Context(), run.Machine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if run.Attempt < acknowledged || run.Attempt != runs[0].Attempt || len(lines) != run.Attempt || seq[run.Machine] != int64(run.Attempt)+1 {
+			t.Errorf("%d commits were acknowledged; the run is at %d, its journal at %d, its events at %d, another run of the group at %d",
+				acknowledged, run.Attempt, len(lines), seq[run.Machine], runs[0].Attempt)
+		}
 	}
 }
 

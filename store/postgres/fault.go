@@ -22,13 +22,22 @@ func repeats(err error) bool {
 	return errors.As(err, &failure) && (failure.Code == serializationFailure || failure.Code == deadlockDetected)
 }
 
+// unreadable is an answer that came and could not be read: a row that no version of this program wrote.
+type unreadable struct{ error }
+
+func (u unreadable) Unwrap() error { return u.error }
+
 // Fault implements sqlstore.DB. What the server did not answer with a proper error is Away: connections, deadlines, shutdowns.
 func (db *database) Fault(err error) sqlstore.Fault {
 	if err == nil {
 		return sqlstore.Fault{}
 	}
 	var failure *pgconn.PgError
-	if !errors.As(err, &failure) {
+	var row unreadable
+	switch {
+	case errors.As(err, &row):
+		return sqlstore.Fault{}
+	case !errors.As(err, &failure):
 		return sqlstore.Fault{Away: true}
 	}
 	switch class := failure.Code[:min(2, len(failure.Code))]; {

@@ -201,7 +201,7 @@ func receive(results pgx.BatchResults, stmt sqlstore.Stmt) error {
 	defer rows.Close()
 	for rows.Next() {
 		if err := stmt.Scan(rows); err != nil {
-			return err
+			return unreadable{err}
 		}
 	}
 	return rows.Err()

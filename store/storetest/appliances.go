@@ -66,13 +66,15 @@ func appliances(t *testing.T, h Harness) {
 
 	t.Run("ConfirmMakesLiveAndWakes", func(t *testing.T) {
 		b := setup(t, h)
-		kept, removed, late, bad := b.taken("a"), b.taken("a"), b.taken("a"), b.taken("a")
+		kept, removed, late, bad, leaving := b.taken("a"), b.taken("a"), b.taken("a"), b.taken("a"), b.taken("a")
+		put(b, leaving, `{"n":4}`)
 		put(b, kept, `{"n":1}`)
 		put(b, removed, `{"n":2}`)
 		drop(b, removed)
 		put(b, bad, `{"n":"}`)
 		generation := state(b, group, bad.Machine.ID).Generation
 		put(b, late, `{"n":3}`)
+		drop(b, leaving)
 		kept.Run.Status, kept.Run.WakeAt, kept.Run.WakeKey = orchestrator.StatusWaiting, time.Now().Add(time.Hour), orchestrator.WakeGroup(group)
 		b.commit(orchestrator.Commit{Run: kept.Run, Release: true})
 		fence := hold(b)
@@ -89,7 +91,7 @@ func appliances(t *testing.T, h Harness) {
 		for _, e := range entries {
 			got[e.Machine] = e
 		}
-		if g.Applied != generation || len(got) != 3 {
+		if g.Applied != generation || len(got) != 4 {
 			t.Errorf("%+v %+v", g, entries)
 		}
 		if e := got[kept.Machine.ID]; string(e.Live) != `{"n":1}` || e.Bad != "" {
@@ -101,12 +103,15 @@ func appliances(t *testing.T, h Harness) {
 		if e := got[late.Machine.ID]; e.Live != nil || state(b, group, late.Machine.ID).IsApplied() {
 			t.Errorf("late %+v", e)
 		}
+		if s := state(b, group, leaving.Machine.ID); !s.Removed || s.IsApplied() {
+			t.Errorf("a removal that no member has seen: %+v", s)
+		}
 		b.claim(kept.Run.ID, "b") // it was woken
 		must(t, b.store.Confirm(t.Context(), group, fence, 1, nil))
 		if s := state(b, group, kept.Machine.ID); s.Applied != generation {
 			t.Errorf("an older confirmation took it back to %d", s.Applied)
 		}
-		if s := put(b, bad, `{"n":"}`); s.Bad != "" || s.Generation != generation+2 {
+		if s := put(b, bad, `{"n":"}`); s.Bad != "" || s.Generation != generation+3 {
 			t.Errorf("a bad text that is put again: %+v", s)
 		}
 	})

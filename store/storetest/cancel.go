@@ -41,7 +41,7 @@ func uninstall(t *testing.T, h Harness) {
 	t.Run("Refused", func(t *testing.T) {
 		b := setup(t, h)
 		c := b.taken("a")
-		foreign := b.uninstall(c.Machine.ID)
+		foreign := b.uninstall(b.taken("a").Machine.ID)
 		foreign.Order.Tenant = "other"
 		c.Machine.Presence, c.Run.Status = orchestrator.Absent, orchestrator.StatusDone
 		b.commit(orchestrator.Commit{Run: c.Run, Machine: &c.Machine, Release: true})
@@ -54,7 +54,7 @@ func uninstall(t *testing.T, h Harness) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if n := b.value(`SELECT count(*) FROM orders`); n != 1 {
+		if n := b.value(`SELECT count(*) FROM orders`); n != 2 {
 			t.Errorf("%d orders", n)
 		}
 	})

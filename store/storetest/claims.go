@@ -117,6 +117,22 @@ func claims(t *testing.T, h Harness) {
 		}
 	})
 
+	t.Run("WorkerThatDiedLeavesNoWakeTime", func(t *testing.T) {
+		b := setup(t, h)
+		c := b.taken("a")
+		c.Run.Status, c.Run.WakeAt = orchestrator.StatusWaiting, time.Now().Add(-time.Minute)
+		b.commit(orchestrator.Commit{Run: c.Run, Release: true})
+		_, err := b.store.ClaimRun(t.Context(), c.Run.ID, "b", time.Millisecond)
+		must(t, err)
+		b.until("the lease runs out", func() bool {
+			c, err = b.store.ClaimRun(t.Context(), c.Run.ID, "c", lease)
+			return err == nil
+		})
+		if !c.Run.WakeAt.IsZero() {
+			t.Errorf("an interrupted run looks like one whose wait is over: %+v", c.Run)
+		}
+	})
+
 	t.Run("RenewSaysWhatIsLost", func(t *testing.T) {
 		b := setup(t, h)
 		kept, lost := b.taken("a"), b.taken("a")

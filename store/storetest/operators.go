@@ -40,9 +40,9 @@ func outbox(t *testing.T, h Harness) {
 func operators(t *testing.T, h Harness) {
 	t.Run("Retry", func(t *testing.T) {
 		b := setup(t, h)
-		c := b.taken("a")
+		c, later := b.taken("a"), b.now.Add(time.Hour)
 		retry := func() (orchestrator.Run, error) {
-			return b.store.Intervene(t.Context(), orchestrator.Intervention{Run: c.Run.ID, Verb: orchestrator.VerbRetry, Actor: "0:root", Reason: "disk replaced", Now: b.now})
+			return b.store.Intervene(t.Context(), orchestrator.Intervention{Run: c.Run.ID, Verb: orchestrator.VerbRetry, Actor: "0:root", Reason: "disk replaced", Now: later})
 		}
 		if _, err := retry(); orchestrator.KindOf(err) != orchestrator.Permanent {
 			t.Errorf("a run that is held: %v", err)
@@ -54,12 +54,12 @@ func operators(t *testing.T, h Harness) {
 		}
 		run, err := retry()
 		must(t, err)
-		if run.Status != orchestrator.StatusReady || run.Failures != 0 || run.Conflicts != 0 || run.Attempt != 6 || !run.StepSince.Equal(b.now) {
+		if run.Status != orchestrator.StatusReady || run.Failures != 0 || run.Conflicts != 0 || run.Attempt != 6 || !run.StepSince.Equal(later) {
 			t.Errorf("run %+v", run)
 		}
 		lines, err := b.store.Attempts(t.Context(), c.Machine.ID)
 		must(t, err)
-		if len(lines) != 1 || lines[0].Outcome != "retry" || lines[0].Actor != "0:root" || lines[0].Message != "disk replaced" || !lines[0].Ended.Equal(b.now) {
+		if len(lines) != 1 || lines[0].Outcome != "retry" || lines[0].Actor != "0:root" || lines[0].Message != "disk replaced" || !lines[0].Ended.Equal(later) {
 			t.Errorf("journal %+v", lines)
 		}
 		again := b.claim(c.Run.ID, "b")

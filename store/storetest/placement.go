@@ -188,6 +188,27 @@ func placement(t *testing.T, h Harness) {
 		}
 	})
 
+	t.Run("ForeignMACsFollowTheInventory", func(t *testing.T) {
+		b := setup(t, h)
+		inv := inventory("pool-a")
+		inv.MACs = []string{"02:16:3e:00:00:00", "02:16:3e:00:00:05"}
+		must(t, b.store.SyncPool(t.Context(), inv))
+		must(t, b.store.SyncPool(t.Context(), inventory("pool-b")))
+		ledger, err := b.store.Ledger(t.Context())
+		must(t, err)
+		want := map[string]bool{"02:16:3e:00:00:00": true, "02:16:3e:00:00:05": true, "02:16:3e:00:00:01": true} // the last is in pool-b
+		if diff := cmp.Diff(want, ledger.MACs); diff != "" {
+			t.Error(diff)
+		}
+		inv.MACs = nil
+		must(t, b.store.SyncPool(t.Context(), inv))
+		ledger, err = b.store.Ledger(t.Context())
+		must(t, err)
+		if diff := cmp.Diff(map[string]bool{"02:16:3e:00:00:01": true}, ledger.MACs); diff != "" {
+			t.Error(diff)
+		}
+	})
+
 	t.Run("PoolShrinks", func(t *testing.T) {
 		b := setup(t, h)
 		c := b.place(b.taken("a"))
@@ -195,11 +216,11 @@ func placement(t *testing.T, h Harness) {
 		for n := range inv.Hosts {
 			inv.Hosts[n].MemoryMiB = 100
 		}
-		inv.SRs = nil
+		inv.SRs, inv.Hosts = nil, inv.Hosts[:1]
 		must(t, b.store.SyncPool(t.Context(), inv))
 		ledger, err := b.store.Ledger(t.Context())
 		must(t, err)
-		if pool := ledger.Pools[inv.Pool]; len(pool.SRs) != 0 || len(pool.Hosts) != 2 {
+		if pool := ledger.Pools[inv.Pool]; len(pool.SRs) != 0 || len(pool.Hosts) != 1 {
 			t.Errorf("pool %+v", pool)
 		}
 		if n := b.value(`SELECT count(*) FROM reservations`); n != 1 {

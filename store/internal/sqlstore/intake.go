@@ -89,9 +89,13 @@ func (i *intake) uninstall() error {
 	if err != nil {
 		return err
 	}
+	// The run is locked before anything of the machine, as commits do; what became of the machine meanwhile is read again.
 	var active []orchestrator.Run
 	err = one(i.ctx, i.tx, `SELECT `+runColumns+` FROM runs r WHERE r.machine = $1 AND r.status NOT IN ('done', 'canceled') {lock}`, collectRuns(&active), m.ID)
 	if err != nil {
+		return err
+	}
+	if m, err = i.find(); err != nil {
 		return err
 	}
 	if len(active) == 0 {
@@ -99,7 +103,7 @@ func (i *intake) uninstall() error {
 	}
 	run := active[0]
 	if run.Process == i.Run.Process || run.SuccessorID != "" {
-		return i.refuse(m, "is being uninstalled already, by another order", "listen to that order's events")
+		return i.refuse("is being uninstalled already, by another order", "listen to that order's events")
 	}
 	err = one(i.ctx, i.tx, askCancel+`, successor = $3, successor_id = $4 WHERE id = $1`, nil,
 		run.ID, fmt.Sprintf("order %s of %s: %s", i.Order.ID, i.Order.Source, i.Run.Process), i.Run.Process, i.Run.ID)
@@ -121,29 +125,29 @@ const askCancel = `UPDATE runs SET cancel = CASE WHEN cancel = '' THEN $2 ELSE c
 func (i *intake) find() (orchestrator.Machine, error) {
 	var found []orchestrator.Machine
 	o := i.Order
-	sql := `SELECT ` + machineColumns + ` FROM machines m WHERE m.tenant = $1 AND m.id = $2 {lock}`
+	sql := `SELECT ` + machineColumns + ` FROM machines m WHERE m.tenant = $1 AND m.id = $2`
 	what := o.Machine
 	if o.Machine == "" {
-		sql = `SELECT ` + machineColumns + ` FROM machines m WHERE m.tenant = $1 AND m.name = $2 AND m.presence <> 'absent' {lock}`
+		sql = `SELECT ` + machineColumns + ` FROM machines m WHERE m.tenant = $1 AND m.name = $2 AND m.presence <> 'absent'`
 		what = o.Name
 	}
 	if err := one(i.ctx, i.tx, sql, collectMachines(&found), o.Tenant, what); err != nil {
 		return orchestrator.Machine{}, err
 	}
 	if len(found) == 0 {
-		return orchestrator.Machine{}, i.refuse(orchestrator.Machine{}, "is not a machine of the tenant", "use the id from the accepted event, or the name in the order")
+		return orchestrator.Machine{}, i.refuse("is not a machine of the tenant", "use the id from the accepted event, or the name in the order")
 	}
 	m := found[0]
 	switch {
 	case m.Presence == orchestrator.Absent:
-		return m, i.refuse(m, "is removed already", "nothing is left to do")
+		return m, i.refuse("is removed already", "nothing is left to do")
 	case o.Name != "" && o.Name != m.Name:
-		return m, i.refuse(m, fmt.Sprintf("is named %q, the order names %q", m.Name, o.Name), "give the id or the name, or both of the same machine")
+		return m, i.refuse(fmt.Sprintf("is named %q, the order names %q", m.Name, o.Name), "give the id or the name, or both of the same machine")
 	}
 	return m, nil
 }
 
-func (i *intake) refuse(_ orchestrator.Machine, problem, fix string) error {
+func (i *intake) refuse(problem, fix string) error {
 	field := "machine"
 	if i.Order.Machine == "" {
 		field = "name"

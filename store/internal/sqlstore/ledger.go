@@ -155,9 +155,8 @@ func (s *Store) SyncPool(ctx context.Context, inv orchestrator.Inventory) error 
 			inv.Pool, r.UUID, r.Name, r.Bytes, flag(r.Shared), list(r.Hosts))
 	}
 	add(`DELETE FROM macs WHERE owner = 'foreign' AND pool = $1 AND mac NOT IN {list $2}`, inv.Pool, list(inv.MACs))
-	for _, mac := range inv.MACs {
-		add(`INSERT INTO macs (mac, pool, owner, state) VALUES ($1, $2, 'foreign', 'foreign') ON CONFLICT (mac) DO NOTHING`, mac, inv.Pool)
-	}
+	add(`INSERT INTO macs (mac, pool, owner, state) SELECT value, $2, 'foreign', 'foreign' FROM {list $1} AS seen WHERE true
+		ON CONFLICT (mac) DO NOTHING`, list(inv.MACs), inv.Pool)
 	stmts = append(stmts, wake(orchestrator.WakeCapacity))
 	return s.update(ctx, "store.SyncPool", stmts...)
 }
