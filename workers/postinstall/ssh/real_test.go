@@ -376,6 +376,27 @@ done; hostname`)
 	}
 }
 
+func TestRealGuestLongLogIsReadInParts(t *testing.T) {
+	b := setupReal(t, withStep(t, "head -c 200000 /dev/zero | tr '\\0' x; echo\nexit 3\n"))
+	if err := b.installer.EnsureJob(t.Context(), b.ref, b.job); err != nil {
+		t.Fatal(err)
+	}
+	b.until(t, b.job.ID, orchestrator.JobExited)
+	var log strings.Builder
+	var offset int64
+	for range 10 {
+		status := b.observe(t, b.job.ID, offset)
+		if len(status.Log) > 64<<10 || status.Exit != 3 || status.Offset != offset+int64(len(status.Log)) {
+			t.Fatalf("at %d: %d bytes, next %d, exit code %d", offset, len(status.Log), status.Offset, status.Exit)
+		}
+		log.Write(status.Log)
+		offset = status.Offset
+	}
+	if want := "== first\n" + strings.Repeat("x", 200000) + "\n== first failed with exit code 3\n"; log.String() != want {
+		t.Errorf("the log has %d bytes, want %d", log.Len(), len(want))
+	}
+}
+
 // Claims that crashes, other boots and reused pids leave behind.
 func TestRealGuestJudgesClaims(t *testing.T) {
 	python := testenv.Need(t, "/usr/bin/python3")
