@@ -260,3 +260,16 @@ func explain(considered []Considered) json.RawMessage {
 	}
 	return body
 }
+
+// Free counts the addresses of a subnet that may still be given out.
+func (l *Ledger) Free(s Subnet) int {
+	n := 0
+	for _, r := range s.Ranges {
+		for a := r.First; a.IsValid() && r.Contains(a); a = a.Next() {
+			if !l.Addresses[a] && s.Gives(a) {
+				n++
+			}
+		}
+	}
+	return n
+}

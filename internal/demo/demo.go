@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
@@ -23,7 +24,9 @@ import (
 	"slipway/internal/service"
 	"slipway/orchestrator"
 	"slipway/sim/xapi"
+	"slipway/templates"
 	"slipway/workers/intake/message"
+	"slipway/workers/postinstall"
 )
 
 // Options of a demo.
@@ -147,11 +150,18 @@ func Run(ctx context.Context, o Options) (result Result, err error) {
 // build starts the simulators and writes the configuration that fits them.
 func (w *world) build(ctx context.Context, o Options) (*config.Config, error) {
 	var templatePublic string
+	entries, err := fs.Sub(templates.FS, "postinstall")
+	if err != nil {
+		return nil, err
+	}
 	loginPrivate, loginPublic, err := keyPair()
 	if err != nil {
 		return nil, err
 	}
 	if w.templateKey, templatePublic, err = keyPair(); err != nil {
+		return nil, err
+	}
+	if w.catalogue, err = postinstall.Load(entries); err != nil {
 		return nil, err
 	}
 	w.loginKey = strings.TrimSpace(loginPublic)
@@ -176,7 +186,7 @@ func (w *world) readNetwork(ctx context.Context, p *pool) error {
 	if err != nil {
 		return err
 	}
-	defer client.Close(context.WithoutCancel(ctx)) //nolint:errcheck // the session ends with the simulator
+	defer func() { _ = client.Close(context.WithoutCancel(ctx)) }() // the session ends with the simulator at the latest
 	var networks map[string]struct {
 		UUID string   `json:"uuid"`
 		PIFs []string `json:"PIFs"`

@@ -20,6 +20,7 @@ import (
 	"slipway/sim/guest"
 	"slipway/sim/xapi"
 	client "slipway/workers/hypervisor/xapi"
+	"slipway/workers/postinstall"
 )
 
 // world is what the demo provisions onto: a XenAPI endpoint per pool, appliances that are directories, and guests that boot when their VM
@@ -30,6 +31,7 @@ type world struct {
 	log         *slog.Logger
 	templateKey []byte // private host key of every template
 	loginKey    string // public half of the installer's key
+	catalogue   *postinstall.Catalogue
 
 	pools []*pool
 
@@ -79,7 +81,7 @@ func (w *world) power(ctx context.Context, p *pool, change xapi.Power) {
 	mac := change.VIFs[0].MAC
 	switch change.State {
 	case "Running":
-		if err := w.boot(ctx, p, mac); err != nil {
+		if err := w.boot(ctx, p, change.VM, mac); err != nil {
 			w.log.Error("guest does not boot", "mac", mac, "error", err)
 		}
 	case "Halted":
@@ -93,17 +95,21 @@ func (w *world) power(ctx context.Context, p *pool, change xapi.Power) {
 	}
 }
 
-func (w *world) boot(ctx context.Context, p *pool, mac string) error {
+func (w *world) boot(ctx context.Context, p *pool, vm, mac string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.guests[mac] != nil {
 		return nil
 	}
+	user, err := w.loginUser(ctx, p, vm)
+	if err != nil {
+		return err
+	}
 	dir := filepath.Join(w.dir, "guests", regexp.MustCompile(`[^0-9a-f]`).ReplaceAllString(mac, ""))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	g, err := guest.New(guest.Config{Dir: dir, HostKey: w.templateKey, AuthorizedKeys: []string{w.loginKey}, Log: w.log})
+	g, err := guest.New(guest.Config{Dir: dir, User: user, HostKey: w.templateKey, AuthorizedKeys: []string{w.loginKey}, Log: w.log})
 	if err != nil {
 		return err
 	}
@@ -117,6 +123,25 @@ func (w *world) boot(ctx context.Context, p *pool, mac string) error {
 	}
 	w.guests[mac] = &running{guest: g, listener: listener}
 	return nil
+}
+
+// loginUser is whom the VM's template lets in: the template's name is its image's key.
+func (w *world) loginUser(ctx context.Context, p *pool, vm string) (string, error) {
+	c, err := p.client()
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }() // the session ends with the simulator at the latest
+	var ref client.Ref
+	if err := c.Call(ctx, "VM.get_by_uuid", &ref, vm); err != nil {
+		return "", err
+	}
+	var config map[string]string
+	if err := c.Call(ctx, "VM.get_other_config", &config, ref); err != nil {
+		return "", err
+	}
+	entry, err := w.catalogue.Entry(config["base_template_name"])
+	return entry.User, err
 }
 
 // address is the one that the DHCP file gives a MAC: a guest without a host block gets none.
@@ -195,7 +220,7 @@ func (w *world) start(ctx context.Context, n int, seed uint64) error {
 		p.pin = pin
 		p.sim, err = xapi.New(xapi.Config{
 			User: "root", Password: orchestrator.NewSecret(password), Hosts: 2, Seed: seed + uint64(i), HostAddress: "127.0.0.1", SameAddress: true, SharedSR: true,
-			HostMemory: 512 << 30, SRSize: 16 << 40, Logger: w.log,
+			Templates: templatesOf(images), HostMemory: 512 << 30, SRSize: 16 << 40, Logger: w.log,
 			OnPower:      func(change xapi.Power) { w.power(ctx, p, change) },
 			GuestAddress: func(mac string) (string, bool) { return w.address(p, mac) },
 		})
@@ -213,6 +238,14 @@ func (w *world) start(ctx context.Context, n int, seed uint64) error {
 		})
 	}
 	return nil
+}
+
+func templatesOf(images []string) []xapi.Template {
+	var list []xapi.Template
+	for _, image := range images {
+		list = append(list, xapi.Template{Name: image, Image: image, DiskGiB: 10})
+	}
+	return list
 }
 
 // stop ends guests and pools; ctx of start must have ended.

@@ -13,8 +13,9 @@ type act = func(context.Context, *orchestrator.Step) (orchestrator.Outcome, erro
 
 // createMachine adopts what an earlier attempt has made, or clones the template; then it gives the clone the order's shape.
 func createMachine(h orchestrator.Hypervisor) act {
-	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
-		pool := s.Machine.Placement.Pool
+	var do act
+	do = func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+		pool, lost := s.Machine.Placement.Pool, false
 		if task := s.Handle(uninstall.HandleClone); task != "" {
 			state, err := h.ObserveTask(ctx, pool, task)
 			switch {
@@ -33,11 +34,18 @@ func createMachine(h orchestrator.Hypervisor) act {
 			if state.State == orchestrator.TaskFailed {
 				return orchestrator.Outcome{}, state.Err
 			}
+			lost = true
 		}
 		spec := machineSpec(s)
 		vm, err := h.FindMachine(ctx, s.Ref())
 		if errors.Is(err, orchestrator.ErrNotFound) {
-			return clone(ctx, h, s, spec)
+			if lost {
+				return orchestrator.Outcome{}, orchestrator.Errorf("create_machine", orchestrator.Unknown, "the clone's task has ended and pool %s has no VM of it", pool)
+			}
+			if waiting, err := startClone(ctx, h, s, spec); waiting != nil || err != nil {
+				return orchestrator.Outcome{Wait: waiting}, err
+			}
+			return do(ctx, s) // it may have ended already
 		}
 		if err != nil {
 			return orchestrator.Outcome{}, err
@@ -52,20 +60,19 @@ func createMachine(h orchestrator.Hypervisor) act {
 		}
 		return orchestrator.Finished("VM %s with %d disks", vm.UUID, len(vm.Disks))
 	}
+	return do
 }
 
-func clone(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step, spec orchestrator.MachineSpec) (orchestrator.Outcome, error) {
+// startClone records the task that it began, or says what it waits for.
+func startClone(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step, spec orchestrator.MachineSpec) (*orchestrator.Wait, error) {
 	task, err := h.StartClone(ctx, spec)
 	if orchestrator.KindOf(err) == orchestrator.Exhausted {
-		return orchestrator.WaitFor("", time.Second, "waiting for another clone of the same template")
+		return &orchestrator.Wait{Reason: "waiting for another clone of the same template", Key: orchestrator.WakeCapacity, Poll: time.Second}, nil
 	}
 	if err != nil {
-		return orchestrator.Outcome{}, err
+		return nil, err
 	}
-	if err := s.Record(ctx, uninstall.HandleClone, task); err != nil {
-		return orchestrator.Outcome{}, err
-	}
-	return orchestrator.WaitFor(orchestrator.WakeTask(spec.Pool, task), 0, "waiting for the clone")
+	return nil, s.Record(ctx, uninstall.HandleClone, task)
 }
 
 func machineSpec(s *orchestrator.Step) orchestrator.MachineSpec {

@@ -3,6 +3,7 @@ package install
 import (
 	"context"
 	"errors"
+	"time"
 
 	"slipway/orchestrator"
 )
@@ -11,7 +12,8 @@ const handleStart = "start"
 
 // startMachine boots the VM on the host that place chose, or, when that one is full after all, on any that has room.
 func startMachine(h orchestrator.Hypervisor) act {
-	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+	var do act
+	do = func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
 		pool := s.Machine.Placement.Pool
 		if task := s.Handle(handleStart); task != "" {
 			state, err := h.ObserveTask(ctx, pool, task)
@@ -49,11 +51,13 @@ func startMachine(h orchestrator.Hypervisor) act {
 		if err != nil {
 			return orchestrator.Outcome{}, err
 		}
-		if task != "" {
-			if err := s.Record(ctx, handleStart, task); err != nil {
-				return orchestrator.Outcome{}, err
-			}
+		if task == "" {
+			return orchestrator.WaitFor("", time.Second, "waiting for the start")
 		}
-		return orchestrator.WaitFor(orchestrator.WakeTask(pool, task), 0, "waiting for the start")
+		if err := s.Record(ctx, handleStart, task); err != nil {
+			return orchestrator.Outcome{}, err
+		}
+		return do(ctx, s) // it may have ended already
 	}
+	return do
 }

@@ -1,0 +1,64 @@
+package orchestratortest
+
+import (
+	"net/netip"
+	"time"
+
+	"slipway/orchestrator"
+)
+
+// Estate has two pools: pool-a behind 1:1 NAT with everything served by us, and pool-b, routed, whose addresses others give out.
+func Estate() *orchestrator.Estate {
+	installer := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
+	return &orchestrator.Estate{
+		Images: []string{"debian-12"}, Quarantine: time.Hour,
+		Pools: []orchestrator.Pool{
+			{
+				ID: "pool-a", Strategy: orchestrator.NAT, Network: "network-a", Images: []string{"debian-12"},
+				Private: subnet("10.0.0"), Public: subnet("198.51.100"), MACPrefix: "02:16:3e",
+				DHCP: []string{"dhcp-a"}, Firewall: []string{"firewall-a"}, Console: []string{"console"},
+				ConsolePorts: orchestrator.PortRange{First: 20000, Last: 20009}, Installer: installer,
+			},
+			{
+				ID: "pool-b", Strategy: orchestrator.Routed, Network: "network-b", Images: []string{"debian-12"},
+				Private: subnet("203.0.113"), MACPrefix: "02:16:3e",
+				Firewall: []string{"firewall-b"}, Console: []string{"console"},
+				ConsolePorts: orchestrator.PortRange{First: 20010, Last: 20019}, Installer: installer,
+			},
+		},
+	}
+}
+
+func subnet(net string) orchestrator.Subnet {
+	return orchestrator.Subnet{
+		Prefix: netip.MustParsePrefix(net + ".0/24"), Gateway: netip.MustParseAddr(net + ".1"),
+		Ranges: []orchestrator.AddressRange{{First: netip.MustParseAddr(net + ".10"), Last: netip.MustParseAddr(net + ".19")}},
+	}
+}
+
+// Groups are the appliances of Estate.
+func Groups() []orchestrator.Group {
+	return []orchestrator.Group{
+		{ID: "dhcp-a", Unit: orchestrator.DHCP, MinApplied: 1},
+		{ID: "firewall-a", Unit: orchestrator.Firewall, MinApplied: 1},
+		{ID: "firewall-b", Unit: orchestrator.Firewall, MinApplied: 1},
+		{ID: "console", Unit: orchestrator.Console, MinApplied: 1},
+	}
+}
+
+// Inventories are what the pools of Estate have: two hosts with room for four machines of 1 GiB each, and one shared storage.
+func Inventories() []orchestrator.Inventory {
+	var all []orchestrator.Inventory
+	for _, pool := range []string{"pool-a", "pool-b"} {
+		hosts := []string{pool + "-host-1", pool + "-host-2"}
+		all = append(all, orchestrator.Inventory{
+			Pool: pool, Templates: map[string]string{"debian-12": pool + "-template"}, MACs: []string{"02:16:3e:00:00:00"},
+			Hosts: []orchestrator.HostInventory{
+				{UUID: hosts[0], Name: "one", MemoryMiB: 4096, CPUs: 8, Enabled: true},
+				{UUID: hosts[1], Name: "two", MemoryMiB: 4096, CPUs: 8, Enabled: true},
+			},
+			SRs: []orchestrator.SRInventory{{UUID: pool + "-storage", Name: "storage", Bytes: 100 << 30, Shared: true, Hosts: hosts}},
+		})
+	}
+	return all
+}

@@ -1,0 +1,225 @@
+package orchestratortest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/netip"
+	"slices"
+
+	"slipway/orchestrator"
+)
+
+// bootRounds is how long a guest needs from the start of its VM until it answers.
+const bootRounds = 2
+
+// templateKey is the host key that every guest has until its job has given it its own.
+const templateKey = "ssh-ed25519 TEMPLATE"
+
+var _ orchestrator.Installer = (*World)(nil)
+
+// leaseOf is the address that the DHCP appliances give a VM, or the one it configures itself where the network is served by others.
+func (w *World) leaseOf(v *vm) (netip.Addr, bool) {
+	if w.ServedElsewhere {
+		return v.address, v.address.IsValid()
+	}
+	for _, entries := range w.live {
+		for _, body := range entries {
+			var host orchestrator.DHCPHost
+			if json.Unmarshal(body, &host) == nil && host.MAC == v.mac && host.Address.IsValid() {
+				return host.Address, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// behind finds the running VM that answers at an address, and the firewall's entry that lets it.
+func (w *World) behind(address netip.Addr) (*vm, orchestrator.FirewallEntry, bool) {
+	for _, entries := range w.live {
+		for machine, body := range entries {
+			var entry orchestrator.FirewallEntry
+			if json.Unmarshal(body, &entry) != nil || entry.Phase == "" {
+				continue
+			}
+			if entry.Public != address && (entry.Public.IsValid() || entry.Private != address) {
+				continue
+			}
+			for _, v := range w.of(machine) {
+				lease, ok := w.leaseOf(v)
+				if v.power == "running" && ok && lease == entry.Private && (v.up >= bootRounds || w.Instant) {
+					return v, entry, true
+				}
+			}
+		}
+	}
+	return nil, orchestrator.FirewallEntry{}, false
+}
+
+// reach finds the guest that the installer talks to.
+func (w *World) reach(op string, g orchestrator.Guest) (*vm, error) {
+	v, entry, ok := w.behind(g.Address.Addr())
+	switch {
+	case !ok:
+		return nil, orchestrator.Errorf(op, orchestrator.Transient, "%s does not answer", g.Address)
+	case entry.Phase != orchestrator.PhaseInstaller || !slices.Contains(entry.Ports, g.Address.Port()):
+		return nil, orchestrator.Errorf(op, orchestrator.Transient, "the firewall drops the installer at %s", g.Address)
+	case v.machine != g.Machine, v.guest.hostKey != g.HostKey && (g.Own || v.guest.hostKey != templateKey):
+		return nil, orchestrator.Errorf(op, orchestrator.Permanent, "somebody else answers at %s", g.Address)
+	}
+	return v, nil
+}
+
+// Ports implements orchestrator.Installer.
+func (w *World) Ports(image string) ([]uint16, error) {
+	if image != "debian-12" {
+		return nil, orchestrator.Errorf("Ports", orchestrator.Permanent, "the catalogue has no %q", image)
+	}
+	return []uint16{22}, nil
+}
+
+// Probe implements orchestrator.Installer.
+func (w *World) Probe(_ context.Context, g orchestrator.Guest) (string, error) {
+	p, err := w.enter("Probe")
+	if err != nil {
+		return "", err
+	}
+	if _, err := w.reach("Probe", g); err != nil {
+		return "", err
+	}
+	return "answers with the expected key", w.pass(p, After)
+}
+
+// EnsureJob implements orchestrator.Installer. Its parts are the upload, of which nothing is seen, and the start.
+func (w *World) EnsureJob(_ context.Context, g orchestrator.Guest, j orchestrator.Job) error {
+	p, err := w.enter("EnsureJob")
+	if err != nil {
+		return err
+	}
+	v, err := w.reach("EnsureJob", g)
+	if err != nil {
+		return err
+	}
+	if err := w.pass(p, During); err != nil {
+		return err
+	}
+	if v.guest.jobs[j.ID] == nil {
+		for _, other := range v.guest.jobs {
+			if other.left > 0 && !other.lost {
+				w.violate("two jobs at once in the guest of machine %s", g.Machine)
+			}
+		}
+		if j.HostKeySecret.IsZero() {
+			w.violate("the job of machine %s has no host key", g.Machine)
+		}
+		started := &job{left: w.last(3), key: g.HostKey}
+		if w.FailJobs > 0 {
+			w.FailJobs--
+			started.exit = 100
+		}
+		v.guest.jobs[j.ID] = started
+		w.Effects["job"]++
+		if started.left == 0 {
+			v.finish(started)
+		}
+	}
+	return w.pass(p, After)
+}
+
+// ObserveJob implements orchestrator.Installer.
+func (w *World) ObserveJob(_ context.Context, g orchestrator.Guest, id string, offset int64) (orchestrator.JobStatus, error) {
+	p, err := w.enter("ObserveJob")
+	if err != nil {
+		return orchestrator.JobStatus{}, err
+	}
+	v, err := w.reach("ObserveJob", g)
+	if err != nil {
+		return orchestrator.JobStatus{}, err
+	}
+	j := v.guest.jobs[id]
+	status := orchestrator.JobStatus{State: orchestrator.JobExited, Stage: "10-packages", Offset: offset + 10}
+	switch {
+	case j == nil:
+		status = orchestrator.JobStatus{State: orchestrator.JobUnknown}
+	case j.lost:
+		status.State = orchestrator.JobLost
+	case j.left > 0:
+		status.State = orchestrator.JobRunning
+	default:
+		status.Exit, status.Log = j.exit, []byte("the last line of the job\n")
+	}
+	return status, w.pass(p, After)
+}
+
+// Inspect implements orchestrator.Installer.
+func (w *World) Inspect(_ context.Context, g orchestrator.Guest) (orchestrator.Inspection, error) {
+	p, err := w.enter("Inspect")
+	if err != nil {
+		return orchestrator.Inspection{}, err
+	}
+	v, err := w.reach("Inspect", g)
+	if err != nil {
+		return orchestrator.Inspection{}, err
+	}
+	return orchestrator.Inspection{Identity: v.guest.identity, Checks: map[string]string{"packages": "ok"}}, w.pass(p, After)
+}
+
+// Prober looks into a World as a customer would. It implements orchestrator.Prober.
+type Prober struct{ World *World }
+
+// Open implements orchestrator.Prober.
+func (o Prober) Open(_ context.Context, _ string, target netip.AddrPort) (bool, error) {
+	p, err := o.World.enter("Open")
+	if err != nil {
+		return false, err
+	}
+	open := false
+	if _, entry, ok := o.World.behind(target.Addr()); ok && target.Port() == 22 {
+		for _, rule := range entry.Rules {
+			for _, ports := range rule.Ports {
+				open = open || rule.Protocol == "tcp" && ports.First <= 22 && 22 <= ports.Last
+			}
+		}
+	}
+	return open, o.World.pass(p, After)
+}
+
+// Console implements orchestrator.Prober.
+func (o Prober) Console(_ context.Context, m orchestrator.Machine) error {
+	p, err := o.World.enter("Console")
+	if err != nil {
+		return err
+	}
+	var entry orchestrator.ConsoleEntry
+	body := o.World.live[m.Placement.Console][m.ID]
+	if json.Unmarshal(body, &entry) != nil || entry.Port != m.Placement.ConsolePort || o.World.find(entry.VM) == nil {
+		return orchestrator.Errorf("Console", orchestrator.Transient, "no console at port %d", m.Placement.ConsolePort)
+	}
+	return o.World.pass(p, After)
+}
+
+// Vault seals by turning every byte over, which is enough to see a secret that was not opened, or not sealed. It implements
+// orchestrator.Vault.
+type Vault struct{}
+
+// Seal implements orchestrator.Vault.
+func (Vault) Seal(machine, name string, s orchestrator.Secret) (orchestrator.Sealed, error) {
+	sealed := []byte(machine + "/" + name + "/" + s.Reveal())
+	for i := range sealed {
+		sealed[i] ^= 0xff
+	}
+	return sealed, nil
+}
+
+// Open implements orchestrator.Vault.
+func (Vault) Open(machine, name string, s orchestrator.Sealed) (orchestrator.Secret, error) {
+	opened := slices.Clone(s)
+	for i := range opened {
+		opened[i] ^= 0xff
+	}
+	value, ok := bytes.CutPrefix(opened, []byte(machine+"/"+name+"/"))
+	if !ok {
+		return orchestrator.Secret{}, orchestrator.Errorf("Open", orchestrator.Permanent, "%s of machine %s was not sealed here", name, machine)
+	}
+	return orchestrator.NewSecret(string(value)), nil
+}

@@ -1,0 +1,48 @@
+package orchestratortest
+
+import "fmt"
+
+// Moment is where in a call something goes wrong.
+type Moment string
+
+const (
+	Before Moment = "before" // nothing of the effect exists
+	During Moment = "during" // a part of it exists; only calls that have parts pass this moment
+	After  Moment = "after"  // all of it exists, and the answer is on its way
+)
+
+// Point is one moment of one call. Nth counts the calls of that name from 1, so that a point names the same moment in every run of one
+// history.
+type Point struct {
+	Call   string
+	Nth    int
+	Moment Moment
+}
+
+// CommitCall is the Call of a commit's points.
+const CommitCall = "commit"
+
+func (p Point) String() string { return fmt.Sprintf("%s_%d_%s", p.Call, p.Nth, p.Moment) }
+
+// IsEffect reports whether the call changes the world or the store; the others only look.
+func (p Point) IsEffect() bool {
+	switch p.Call {
+	case CommitCall, "StartClone", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ForgetTask", "EnsureJob":
+		return true
+	}
+	return false
+}
+
+// IsHypervisor reports whether the call goes to the hypervisor.
+func (p Point) IsHypervisor() bool {
+	switch p.Call {
+	case "FindMachine", "StartClone", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ObserveTask", "ForgetTask":
+		return true
+	}
+	return false
+}
+
+// Crash is what a Site's worker dies of: it panics with it, and the worker that comes after knows nothing of what the dead one had in hand.
+type Crash struct{ At Point }
+
+func (c Crash) Error() string { return "the worker dies at " + c.At.String() }

@@ -1,0 +1,288 @@
+// Package orchestratortest has an in-memory world that implements what the steps ask of ours, and a harness that breaks every row of a
+// process table in every way that it can break, on a real store. Nothing here has a clock, a goroutine or dice of its own: the same seed
+// gives the same history.
+package orchestratortest
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"slipway/orchestrator"
+)
+
+// World is one site's hypervisors, guests and appliances. It implements orchestrator.Hypervisor and orchestrator.Installer; Prober and
+// Vault are beside it. It moves on only when Advance is called. Not safe for concurrent use.
+type World struct {
+	// Interrupt is called at every point that a call passes. What it returns is the call's answer: at Before nothing has happened, at
+	// After everything has and the true answer is lost. It may panic with a Crash.
+	Interrupt func(Point) error
+	// Instant worlds need no time: tasks end when they begin and guests are up when they start.
+	Instant bool
+	// ServedElsewhere worlds have networks whose addresses others give out: each guest gets the right one.
+	ServedElsewhere bool
+	// FailJobs is how many post-install jobs end badly before one ends well.
+	FailJobs int
+	// Culprit names entries that break their appliance's file, and the line that the tool says; "" is a good one.
+	Culprit func(orchestrator.Entry) string
+
+	inventory map[string]orchestrator.Inventory
+	dice      *rand.Rand
+	ids       int
+	calls     map[string]int
+	vms       []*vm
+	disks     []*disk
+	tasks     map[string]*task
+	live      map[string]map[string]json.RawMessage // group → machine → what the appliances carry
+
+	// Effects counts what became real: "clone", "start", "stop", "destroy", "job".
+	Effects map[string]int
+	// Violations are things that must never be: two machines with one MAC, a second act while one is under way.
+	Violations []string
+}
+
+type vm struct {
+	uuid, name, machine string
+	run                 string
+	attempt             int
+	tagged, template    bool
+	power, host         string
+	busy                string // the operation under way
+	memory              int64
+	vcpus               int
+	mac, network        string
+	address             netip.Addr // what the spec said
+	disks               []string
+	up                  int // how long it has been running
+	guest               guest
+}
+
+type guest struct {
+	jobs     map[string]*job
+	identity string
+	hostKey  string
+}
+
+type job struct {
+	left int
+	exit int
+	lost bool
+	key  string
+}
+
+type disk struct {
+	uuid, pool string
+	gib        int64
+}
+
+type task struct {
+	left int
+	err  error
+	end  func()
+}
+
+// NewWorld makes an empty world of these pools.
+func NewWorld(seed uint64, pools ...orchestrator.Inventory) *World {
+	w := &World{
+		inventory: map[string]orchestrator.Inventory{}, dice: rand.New(rand.NewPCG(seed, 1)), calls: map[string]int{}, tasks: map[string]*task{},
+		live: map[string]map[string]json.RawMessage{}, Effects: map[string]int{},
+	}
+	for _, p := range pools {
+		w.inventory[p.Pool] = p
+	}
+	return w
+}
+
+// enter counts a call and passes its first point.
+func (w *World) enter(call string) (Point, error) {
+	w.calls[call]++
+	p := Point{Call: call, Nth: w.calls[call], Moment: Before}
+	return p, w.pass(p, Before)
+}
+
+func (w *World) pass(p Point, m Moment) error {
+	if w.Interrupt == nil {
+		return nil
+	}
+	p.Moment = m
+	return w.Interrupt(p)
+}
+
+// forgetCalls makes the points of what follows count from 1.
+func (w *World) forgetCalls() { w.calls = map[string]int{} }
+
+func (w *World) id() string {
+	w.ids++
+	return fmt.Sprintf("10000000-0000-4000-8000-%012d", w.ids)
+}
+
+// last is how long something takes: 1 to n rounds, 0 in an instant world.
+func (w *World) last(n int) int {
+	if w.Instant {
+		return 0
+	}
+	return 1 + w.dice.IntN(n)
+}
+
+func (w *World) violate(format string, args ...any) {
+	w.Violations = append(w.Violations, fmt.Sprintf(format, args...))
+}
+
+// begin starts a task.
+func (w *World) begin(end func()) string {
+	ref := "OpaqueRef:" + w.id()
+	t := &task{left: w.last(3), end: end}
+	w.tasks[ref] = t
+	if t.left == 0 {
+		t.end()
+	}
+	return ref
+}
+
+// Advance lets one round of time go by: tasks, boots and jobs get on.
+func (w *World) Advance() {
+	refs := make([]string, 0, len(w.tasks))
+	for ref := range w.tasks {
+		refs = append(refs, ref)
+	}
+	slices.Sort(refs)
+	for _, ref := range refs {
+		if t := w.tasks[ref]; t.left > 0 {
+			if t.left--; t.left == 0 {
+				t.end()
+			}
+		}
+	}
+	for _, v := range w.vms {
+		if v.power != "running" {
+			continue
+		}
+		v.up++
+		for _, j := range v.guest.jobs {
+			if j.left > 0 && !j.lost {
+				j.left--
+				v.finish(j)
+			}
+		}
+	}
+}
+
+// finish gives the guest an identity of its own when its job is at its end.
+func (v *vm) finish(j *job) {
+	if j.left == 0 && j.exit == 0 {
+		v.guest.identity, v.guest.hostKey = "identity-of-"+v.uuid, j.key
+	}
+}
+
+func (w *World) find(uuid string) *vm {
+	for _, v := range w.vms {
+		if v.uuid == uuid {
+			return v
+		}
+	}
+	return nil
+}
+
+func (w *World) findDisk(uuid string) *disk {
+	for _, d := range w.disks {
+		if d.uuid == uuid {
+			return d
+		}
+	}
+	return nil
+}
+
+// of are the machine's VMs, tagged and oldest first.
+func (w *World) of(machine string) []*vm {
+	var found []*vm
+	for _, v := range w.vms {
+		if v.machine == machine {
+			found = append(found, v)
+		}
+	}
+	slices.SortStableFunc(found, func(a, b *vm) int {
+		switch {
+		case a.tagged == b.tagged:
+			return 0
+		case a.tagged:
+			return -1
+		default:
+			return 1
+		}
+	})
+	return found
+}
+
+func (w *World) destroy(v *vm) {
+	w.vms = slices.DeleteFunc(w.vms, func(o *vm) bool { return o == v })
+}
+
+func (w *World) destroyDisk(uuid string) {
+	for _, v := range w.vms {
+		if slices.Contains(v.disks, uuid) {
+			return
+		}
+	}
+	w.disks = slices.DeleteFunc(w.disks, func(d *disk) bool { return d.uuid == uuid })
+}
+
+// Pending is how many tasks are under way.
+func (w *World) Pending() int {
+	n := 0
+	for _, t := range w.tasks {
+		if t.left > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// Describe lists everything that exists, one thing a line, with the names that chance gives left out: equal worlds have equal lines.
+func (w *World) Describe() []string {
+	var lines []string
+	attached := map[string]bool{}
+	for _, v := range w.vms {
+		var ended []string
+		for _, j := range v.guest.jobs {
+			ended = append(ended, fmt.Sprintf("left %d exit %d lost %t", j.left, j.exit, j.lost))
+		}
+		slices.Sort(ended)
+		var sizes []int64
+		for _, id := range v.disks {
+			attached[id] = true
+			if d := w.findDisk(id); d != nil {
+				sizes = append(sizes, d.gib)
+			}
+		}
+		lines = append(lines, fmt.Sprintf("vm %q machine %s tagged %t template %t %s on %s busy %q %d MiB %d vcpus mac %s network %s disks %v jobs %v identity %t key %q",
+			v.name, v.machine, v.tagged, v.template, v.power, v.host, v.busy, v.memory, v.vcpus, v.mac, v.network, sizes, ended, v.guest.identity != "", v.guest.hostKey))
+	}
+	for _, d := range w.disks {
+		if !attached[d.uuid] {
+			lines = append(lines, "stray disk")
+		}
+	}
+	for group, entries := range w.live {
+		for machine, body := range entries {
+			lines = append(lines, fmt.Sprintf("live in %s: %s %s", group, machine, w.withoutUUIDs(string(body))))
+		}
+	}
+	if n := w.Pending(); n > 0 {
+		lines = append(lines, fmt.Sprintf("%d tasks under way", n))
+	}
+	for _, v := range w.Violations {
+		lines = append(lines, "violation: "+v)
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func (w *World) withoutUUIDs(s string) string {
+	for _, v := range w.vms {
+		s = strings.ReplaceAll(s, v.uuid, "(its VM)")
+	}
+	return s
+}
