@@ -66,3 +66,7 @@ func (d database) Value(ctx context.Context, text string) (n int64, err error) {
 	err = d.do(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, text).Scan(&n) })
 	return n, err
 }
+
+func BenchmarkCommit(b *testing.B) {
+	storetest.Benchmark(b, storetest.Harness{New: func(t testing.TB) storetest.Database { return newDatabase(t) }})
+}

@@ -68,3 +68,7 @@ func (f file) Value(ctx context.Context, text string) (n int64, err error) {
 }
 
 func escape(path string) string { return (&url.URL{Path: path}).EscapedPath() }
+
+func BenchmarkCommit(b *testing.B) {
+	storetest.Benchmark(b, storetest.Harness{New: func(t testing.TB) storetest.Database { return newFile(t) }})
+}
