@@ -148,7 +148,8 @@ type boot struct {
 	lastPID int
 }
 
-// Start powers the guest on; its sshd takes connections from l until Stop, or until ctx ends. A guest that runs already is an error.
+// Start powers the guest on; its sshd takes connections from l until Stop; the end of ctx cuts it off too, and Stop
+// waits for what is left. A guest that runs already is an error.
 func (g *Guest) Start(ctx context.Context, l net.Listener) error {
 	signer, err := g.loadHostKey()
 	if err != nil {
@@ -168,8 +169,18 @@ func (g *Guest) Start(ctx context.Context, l net.Listener) error {
 	g.boot, g.signer, g.hostname = b, signer, strings.TrimSpace(string(name))
 	g.boots++
 	b.wg.Go(func() { g.serve(b) })
-	context.AfterFunc(b.ctx, func() { _ = l.Close() })
+	context.AfterFunc(b.ctx, func() { g.hangUp(b) })
 	return nil
+}
+
+// hangUp closes the listener and every connection of a boot that is over.
+func (g *Guest) hangUp(b *boot) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_ = b.server.Close()
+	for c := range b.conns {
+		_ = c.Close()
+	}
 }
 
 // Stop pulls the plug: the listener and all connections are closed, scripts end in their middle. The disk stays. It returns when
@@ -182,12 +193,9 @@ func (g *Guest) Stop() {
 		return
 	}
 	g.boot = nil
-	b.cancel()
-	_ = b.server.Close()
-	for c := range b.conns {
-		_ = c.Close()
-	}
 	g.mu.Unlock()
+	b.cancel()
+	g.hangUp(b)
 	b.wg.Wait()
 }
 

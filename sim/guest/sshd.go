@@ -48,7 +48,7 @@ func (g *Guest) serve(b *boot) {
 func (g *Guest) adopt(b *boot, c net.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.boot != b || len(b.conns) >= maxConns {
+	if g.boot != b || b.ctx.Err() != nil || len(b.conns) >= maxConns {
 		return false
 	}
 	b.conns[c] = true
