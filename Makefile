@@ -1,0 +1,35 @@
+# Tasks of the project; `make help` lists them.
+SHELL := /bin/bash
+GO ?= go
+BIN := bin/slipway
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-quick bench lint generate clean
+
+help: ## list the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the one static binary, into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./cmd/slipway
+
+demo: build ## watch twenty orders become machines on simulators: no root, no servers
+	@$(BIN) demo
+
+test: ## everything, on real servers and tools; installs what it needs (Debian, root)
+	scripts/test.sh
+
+test-quick: ## what runs here without installing anything and without root; lists what it left out
+	scripts/test-quick.sh
+
+bench: ## durable steps per second, commits and round trips per step, restarts per burst
+	scripts/bench.sh
+
+lint: ## format, vet
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "make lint: run gofmt -w on these"; exit 1; }
+	$(GO) vet ./...
+
+generate: ## bring generated docs and golden files up to date
+	$(GO) test ./orchestrator/... -run 'Docs|Golden' -update
+
+clean: ## remove what was built
+	rm -rf bin

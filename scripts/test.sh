@@ -1,0 +1,32 @@
+#!/bin/bash
+# Everything, with the race detector, on real parts. Installs the Debian packages that are missing, starts private servers on loopback
+# ports and in namespaces, and fails when the machine is not afterwards as it was before.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "$(id -u)" != 0 ]; then
+  echo "make test needs root: it makes network namespaces and installs packages. Without root: make test-quick" >&2
+  exit 1
+fi
+scripts/test-deps.sh
+scripts/test-tools.sh
+
+before=$(mktemp)
+after=$(mktemp)
+trap 'rm -f "$before" "$after"' EXIT
+scripts/machine-state.sh >"$before"
+
+status=0
+make --no-print-directory lint || status=$?
+# The race detector needs cgo; the product itself is built without.
+go build -o /dev/null ./cmd/slipway || status=$?
+if [ "$status" = 0 ]; then
+  go test -race -count=1 -timeout 20m ./... || status=$?
+fi
+
+scripts/machine-state.sh >"$after"
+if ! diff -u "$before" "$after"; then
+  echo "make test: the machine is not as it was before the tests (see above)" >&2
+  status=1
+fi
+exit "$status"
