@@ -117,6 +117,8 @@ type Server struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // goroutines of this server
 
+	closing sync.Mutex // orders the start of goroutines before or after Close
+
 	operations     context.Context // of the calls; ends with Restart. Guarded by mu.
 	stopOperations context.CancelFunc
 }
@@ -214,12 +216,19 @@ func (c *Config) fill() error {
 
 // Close ends every waiting call and background work, and waits for it.
 func (s *Server) Close() {
+	s.closing.Lock()
 	s.cancel()
+	s.closing.Unlock()
 	s.work.Wait()
 }
 
+// goWork runs something that Close waits for; a server that closes starts nothing any more.
 func (s *Server) goWork(f func()) {
-	s.work.Go(f)
+	s.closing.Lock()
+	defer s.closing.Unlock()
+	if s.base.Err() == nil {
+		s.work.Go(f)
+	}
 }
 
 // Serve answers on a listener until the context ends or the listener fails. A nil certificate means plain HTTP.

@@ -168,6 +168,8 @@ func (p *player) play(e *entry) {
 	switch {
 	case e.Method == "" && e.Note != "":
 		p.note(e.Note)
+	case e.HTTP != "":
+		p.http(e)
 	case e.Task != "":
 		p.taskEnded(e)
 	case e.Method != "" && (e.hasResult || e.hasError):
@@ -273,6 +275,12 @@ func (p *player) exchange(e *entry) {
 
 // taskEnded waits for a task as the recorder did, and learns what its result names. It counts as an exchange.
 func (p *player) taskEnded(e *entry) {
+	if reason, ok := p.setup.exception(e); ok {
+		p.report.Exchanges++
+		p.report.Excepted++
+		p.report.Exceptions = append(p.report.Exceptions, Outcome{e.index, "task", reason})
+		return
+	}
 	read := *e
 	read.Method, read.hasResult = "task.get_record", true
 	recorded := map[string]any{"status": e.Status, "result": e.Result, "error_info": e.Info}
