@@ -67,7 +67,7 @@ func createMachine(h orchestrator.Hypervisor) act {
 func startClone(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step, spec orchestrator.MachineSpec) (*orchestrator.Wait, error) {
 	task, err := h.StartClone(ctx, spec)
 	if orchestrator.KindOf(err) == orchestrator.Exhausted {
-		return &orchestrator.Wait{Reason: "waiting for another clone of the same template", Key: orchestrator.WakeCapacity, Poll: time.Second}, nil
+		return &orchestrator.Wait{Reason: "waiting to clone: " + err.Error(), Key: orchestrator.WakeCapacity, Poll: time.Second}, nil
 	}
 	if err != nil {
 		return nil, err
