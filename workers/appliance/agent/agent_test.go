@@ -385,7 +385,8 @@ func TestServeRefusesWhatItDoesNotUnderstand(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got apply.Answer
-			if err := json.Unmarshal(out.Bytes(), &got); err != nil || got.Code != tc.want || bytes.Count(out.Bytes(), []byte("\n")) != 1 {
+			if err := json.Unmarshal(out.Bytes(), &got); err != nil || got.Code != tc.want || bytes.Count(out.Bytes(), []byte("\n")) != 1 ||
+				strings.Contains(got.Message, "more than") != (name == "too long") {
 				t.Errorf("%q: %v", out.String(), err)
 			}
 		})

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -244,6 +245,72 @@ func dieInProcess(t *testing.T, dir string, at int, req apply.Request) (dead boo
 	}()
 	b.Apply(t.Context(), req)
 	return false
+}
+
+// dieAt is dieInProcess at the first point of that name.
+func dieAt(t *testing.T, dir, point string, req apply.Request) {
+	t.Helper()
+	var names []string
+	probe := memoryDir(t)
+	if err := os.CopyFS(probe, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	restoreModes(t, probe)
+	newBundle(t, probe, func(name string) { names = append(names, name) }).Apply(t.Context(), req)
+	at := slices.Index(names, point)
+	if at < 0 || !dieInProcess(t, dir, at+1, req) {
+		t.Fatalf("no death at %q of %v", point, names)
+	}
+}
+
+func TestConnectionsAreCutAgainAfterADeath(t *testing.T) {
+	dir := memoryDir(t)
+	b := newBundle(t, dir, nil)
+	b.Apply(t.Context(), request(1, "a1\n", "b1\n"))
+	two := request(2, "a2\n", "b2\n")
+	two.Cut = addrs("192.0.2.7")
+	dieAt(t, dir, "reloaded", two) // perhaps before the last connection was cut: nobody knows
+	before := b.server.starts(t)
+	answer := b.Apply(t.Context(), two)
+	b.whole(t, answer, map[int64]apply.Request{2: two})
+	if b.server.starts(t) != before+1 {
+		t.Errorf("not cut again: %+v", answer)
+	}
+}
+
+// TestDeathWhileTheSameStateIsPutBack: the record says that the state is live, and the files are half of it.
+func TestDeathWhileTheSameStateIsPutBack(t *testing.T) {
+	dir := memoryDir(t)
+	b := newBundle(t, dir, nil)
+	one := request(1, "a1\n", "b1\n")
+	b.Apply(t.Context(), one)
+	for _, name := range []string{"a.conf", "b.conf"} {
+		if err := os.WriteFile(filepath.Join(b.server.dir, name), []byte("edited\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dieAt(t, dir, "renamed a.conf", one)
+	if answer := b.Apply(t.Context(), request(2, "bad\n", "b2\n")); answer.Code != apply.Culprit {
+		t.Fatalf("%+v", answer)
+	}
+	if err := b.server.Prove(t.Context()); err != nil {
+		t.Errorf("the service and its files differ: %v", err)
+	}
+	b.tidy(t)
+}
+
+func TestDamagedBackupIsNotPutBack(t *testing.T) {
+	dir := memoryDir(t)
+	b := newBundle(t, dir, nil)
+	b.Apply(t.Context(), request(1, "a1\n", "b1\n"))
+	dieAt(t, dir, "renamed a.conf", request(2, "a2\n", "b2\n"))
+	if err := os.WriteFile(filepath.Join(b.state, "backup", digest([]byte("a1\n"))), []byte("a"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	answer := b.Apply(t.Context(), request(3, "a3\n", "b3\n"))
+	if answer.Code != apply.Broken || !strings.Contains(answer.Message, "damaged") {
+		t.Errorf("%+v", answer)
+	}
 }
 
 // memoryDir is a directory in memory where there is one: these tests make some ten thousand files durable, which no kill can tell.

@@ -319,6 +319,23 @@ func TestServiceManagerRestarts(t *testing.T) {
 	}
 }
 
+// TestUnboundPortIsNoProof: a dhcpd that runs and does not have the port does not serve.
+func TestUnboundPortIsNoProof(t *testing.T) {
+	s := newSite(t, strict)
+	s.apply(s.request(host(1)), apply.Applied)
+	cfg := s.config
+	cfg.Port, cfg.ServeTimeout = 6767, 300*time.Millisecond
+	unit, err := isc.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{"prove": unit.Prove(t.Context()), "reload": unit.Reload(t.Context(), agent.Change{})} {
+		if err == nil || !strings.Contains(err.Error(), "has not bound UDP port 6767") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 // TestLateProofIsRefused: a dhcpd that has not been restarted since its file came does not pass for one that has.
 func TestLateProofIsRefused(t *testing.T) {
 	s := newSite(t, strict)
@@ -352,7 +369,7 @@ func TestServerThatOnlySaysSoIsNotBelieved(t *testing.T) {
 	cfg := s.config
 	cfg.Start, cfg.Restart, cfg.ServeTimeout = nil, []string{"/bin/true"}, 300*time.Millisecond
 	s.newAgent(cfg)
-	if answer := s.apply(s.request(host(1), host(2)), apply.Broken); answer.Generation != 1 || s.pid() != before {
+	if answer := s.apply(s.request(host(1), host(2)), apply.Broken); answer.Generation != 1 || s.pid() != before || !strings.Contains(answer.Message, "the one from before") {
 		t.Errorf("%+v", answer)
 	}
 	cfg.Restart, cfg.Start = nil, []string{"/bin/true"}
