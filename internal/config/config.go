@@ -36,6 +36,8 @@ type Config struct {
 	LoginKey   Secret        `yaml:"login_key"`  // private SSH key that the templates let in
 	Quarantine time.Duration `yaml:"quarantine"` // default 24h
 	Workers    int           `yaml:"workers"`    // runs driven at once; default 64
+	// Lease is how long a worker that died keeps its runs from the others; default 1m.
+	Lease      time.Duration `yaml:"lease"`
 	Notify     Notify        `yaml:"notify"`
 	Pools      []Pool        `yaml:"pools"`
 	Groups     []Group       `yaml:"groups"`
@@ -254,6 +256,9 @@ func (c *Config) defaults() {
 	}
 	if c.Workers == 0 {
 		c.Workers = 64
+	}
+	if c.Lease == 0 {
+		c.Lease = time.Minute
 	}
 	for i := range c.Pools {
 		def(&c.Pools[i].Strategy, string(orchestrator.NAT))

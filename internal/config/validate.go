@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"gopkg.in/yaml.v3"
 
@@ -40,6 +41,9 @@ func (c *Config) Validate() error {
 		}
 	default:
 		add("queue.kind", fmt.Sprintf("%q is unknown", clip(c.Queue.Kind)), "use embedded or amqp")
+	}
+	if c.Lease < time.Second {
+		add("lease", fmt.Sprintf("%s is too short to be kept", c.Lease), "use 1m, and at least 1s")
 	}
 	groups := map[string]Group{}
 	for i, g := range c.Groups {

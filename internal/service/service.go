@@ -40,8 +40,6 @@ type Options struct {
 	Log *slog.Logger
 	// Dial reaches guests; nil is an ordinary dialer, with the configuration's simulation table in front of it.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Lease overrides the run lease's length; 0 keeps the driver's default.
-	Lease time.Duration
 	// Version is shown by /healthz.
 	Version string
 }
@@ -138,14 +136,15 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	if err != nil {
 		return nil, err
 	}
-	s.driver = driver.New(driver.Config{Claims: s.Store, Engine: s.Engine, Holder: s.holder, Log: o.Log, Slots: cfg.Workers, Lease: o.Lease})
+	s.driver = driver.New(driver.Config{Claims: s.Store, Engine: s.Engine, Holder: s.holder, Log: o.Log, Slots: cfg.Workers, Lease: cfg.Lease})
+	short := min(cfg.Lease, 15*time.Second) // what stands still for all when a worker dies
 	groups, err := s.applianceGroups(tree)
 	if err != nil {
 		return nil, err
 	}
-	s.controller = appliance.New(appliance.Config{Store: s.Store, Groups: groups, Holder: s.holder, Log: o.Log, Woken: s.driver.Nudge})
+	s.controller = appliance.New(appliance.Config{Store: s.Store, Groups: groups, Holder: s.holder, Log: o.Log, Woken: s.driver.Nudge, Lease: short})
 	s.notifier = newNotifier(cfg.Notify, o.Log)
-	s.publisher = outbox.New(outbox.Config{Store: s.Store, Publish: s.publish, Parked: s.notifier.parked, Holder: s.holder, Log: o.Log})
+	s.publisher = outbox.New(outbox.Config{Store: s.Store, Publish: s.publish, Parked: s.notifier.parked, Holder: s.holder, Log: o.Log, Lease: short})
 	s.Intake = intake.New(intake.Config{
 		Store: s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log,
 		Accepted: func() { s.driver.Nudge(); s.publisher.Nudge() },

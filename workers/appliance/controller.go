@@ -61,6 +61,7 @@ type Group struct {
 type Store interface {
 	orchestrator.Appliances
 	AcquireLease(ctx context.Context, name, holder string, length time.Duration) (orchestrator.Lease, bool, error)
+	ReleaseLease(ctx context.Context, name, holder string) error
 }
 
 // Config is what a Controller needs.
@@ -76,6 +77,8 @@ type Config struct {
 	Poll     time.Duration // how often generations are looked at; default 300 ms
 	Refresh  time.Duration // how often an unchanged state is read back on the members; default 5 min
 	Timeout  time.Duration // of one apply on one member; default 60 s
+	// Lease of a group, kept alive while it is applied; default 15 s. When a worker dies, its groups stand still for so long.
+	Lease time.Duration
 }
 
 // Controller applies. Several may run on one store: a group's lease decides who applies, and its fence keeps the others out.
@@ -96,6 +99,7 @@ func New(c Config) *Controller {
 	def(&c.Poll, 300*time.Millisecond)
 	def(&c.Refresh, 5*time.Minute)
 	def(&c.Timeout, time.Minute)
+	def(&c.Lease, 15*time.Second)
 	if c.Woken == nil {
 		c.Woken = func() {}
 	}
@@ -164,6 +168,7 @@ type backoff struct {
 }
 
 func (l *loop) run(ctx context.Context) {
+	defer l.leave(ctx)
 	catchUp := time.NewTicker(2 * time.Second)
 	defer catchUp.Stop()
 	refreshed := time.Now()
@@ -217,12 +222,13 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	if len(due) == 0 {
 		return nil
 	}
-	length := l.Timeout*time.Duration(len(due)+1) + 30*time.Second
-	lease, ours, err := l.Store.AcquireLease(ctx, "group:"+group.ID, l.Holder, length)
+	lease, ours, err := l.Store.AcquireLease(ctx, l.leaseName(), l.Holder, l.Lease)
 	if err != nil || !ours {
 		return err
 	}
 	l.last = time.Now()
+	ctx, done := l.keep(ctx, lease.Fence)
+	defer done()
 	// What was read before the lease was ours may be old.
 	if group, entries, err = l.Store.Entries(ctx, l.group.ID); err != nil {
 		return err
@@ -233,6 +239,53 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	}
 	r := &round{loop: l, fence: lease.Fence, group: group, entries: entries, bad: map[string]string{}, approved: approved >= group.Generation && approved > 0}
 	return r.apply(ctx, due, members)
+}
+
+func (l *loop) leaseName() string { return "group:" + l.group.ID }
+
+var errLeaseLost = errors.New("the group's lease could not be kept: another worker may apply now")
+
+// keep renews the group's lease until done is called. When it cannot, the context that comes back ends: what is under way may be another
+// worker's by then, and the agent refuses the older fence.
+func (l *loop) keep(ctx context.Context, fence int64) (_ context.Context, done func()) {
+	held, lost := context.WithCancelCause(ctx)
+	var renewer sync.WaitGroup
+	renewer.Go(func() {
+		ticker := time.NewTicker(l.Lease / 5)
+		defer ticker.Stop()
+		renewed := time.Now()
+		for {
+			select {
+			case <-held.Done():
+				return
+			case <-ticker.C:
+			}
+			asked := time.Now()
+			callCtx, cancel := context.WithTimeout(held, l.Lease/5)
+			lease, ours, err := l.Store.AcquireLease(callCtx, l.leaseName(), l.Holder, l.Lease)
+			cancel()
+			switch {
+			case err == nil && ours && lease.Fence == fence:
+				renewed = asked
+			case err == nil, time.Since(renewed) > l.Lease/2:
+				lost(errLeaseLost)
+				return
+			}
+		}
+	})
+	return held, func() {
+		lost(nil)
+		renewer.Wait()
+	}
+}
+
+// leave gives the lease back when this worker stops, so that the next one need not wait until it runs out.
+func (l *loop) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := l.Store.ReleaseLease(ctx, l.leaseName(), l.Holder); err != nil {
+		l.Log.Debug("group's lease not given back, it runs out by itself", "group", l.group.ID, "error", err)
+	}
 }
 
 // members joins the configured members with what the store knows of them.
@@ -295,7 +348,7 @@ func (r *round) apply(ctx context.Context, due []Member, members map[string]orch
 		m := due[i]
 		answer, err := r.send(ctx, m, rendering, false)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 		if err == nil && answer.Code == apply.Culprit && len(r.bad) < maxCulprits {
 			found, findErr := r.culprit(ctx, m, rendering, answer)
