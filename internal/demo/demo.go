@@ -105,7 +105,7 @@ func Run(ctx context.Context, o Options) (result Result, err error) {
 	}()
 
 	// One start fails for good: its run parks and waits for an operator.
-	if err := w.pools[0].sim.AddFault(xapi.Fault{Method: "VM.start_on", Nth: 3, Times: 1, Error: []string{"OPERATION_BLOCKED", "OpaqueRef:NULL", "maintenance"}}); err != nil {
+	if err := w.pools[0].sim.AddFault(xapi.Fault{Method: "VM.start_on", Nth: 2, Times: 1, Error: []string{"OPERATION_BLOCKED", "OpaqueRef:NULL", "maintenance"}}); err != nil {
 		return result, err
 	}
 	began := time.Now()

@@ -550,7 +550,7 @@ func (r *round) learn(m orchestrator.Member, answer apply.Answer, err error) orc
 	if err == nil {
 		m.SeenAt = time.Now()
 		switch answer.Code {
-		case apply.Newer, apply.Shrink, apply.Unsupported:
+		case apply.Newer, apply.Shrink: // these two need an operator's word; everything else heals by itself
 			m.Halted = m.Problem
 		}
 	}
