@@ -492,24 +492,26 @@ func (r *round) culprit(ctx context.Context, m Member, rendering Rendering, answ
 			suspects = append(suspects, e.Machine)
 		}
 	}
+	if len(suspects) == 0 {
+		return "", fmt.Errorf("%w: %s", errNoCulprit, answer.Message)
+	}
 	if ok, err := r.passesWithout(ctx, m, suspects); err != nil || !ok {
 		return "", errors.Join(fmt.Errorf("%w: %s", errNoCulprit, answer.Message), err)
 	}
-	// The file passes without any of the suspects. Halve: the culprit is in the half whose presence breaks it.
+	// The file breaks without those that are out, and passes when the suspects are out as well. Halve; the first half stays out once it is
+	// known not to be the whole fault, for there may be a culprit in each.
+	var out []string
 	for len(suspects) > 1 {
 		half := suspects[:len(suspects)/2]
-		ok, err := r.passesWithout(ctx, m, half)
+		ok, err := r.passesWithout(ctx, m, slices.Concat(out, half))
 		if err != nil {
 			return "", err
 		}
 		if ok {
 			suspects = half
 		} else {
-			suspects = suspects[len(suspects)/2:]
+			out, suspects = slices.Concat(out, half), suspects[len(half):]
 		}
-	}
-	if len(suspects) == 0 {
-		return "", fmt.Errorf("%w: %s", errNoCulprit, answer.Message)
 	}
 	return suspects[0], nil
 }
