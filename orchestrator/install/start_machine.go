@@ -6,16 +6,15 @@ import (
 	"time"
 
 	"slipway/orchestrator"
+	"slipway/orchestrator/uninstall"
 )
-
-const handleStart = "start"
 
 // startMachine boots the VM on the host that place chose, or, when that one is full after all, on any that has room.
 func startMachine(h orchestrator.Hypervisor) act {
 	var do act
 	do = func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
 		pool := s.Machine.Placement.Pool
-		if task := s.Handle(handleStart); task != "" {
+		if task := s.Handle(uninstall.HandleStart); task != "" {
 			state, err := h.ObserveTask(ctx, pool, task)
 			switch {
 			case err != nil:
@@ -27,7 +26,7 @@ func startMachine(h orchestrator.Hypervisor) act {
 					s.Log.Debug("task was not destroyed; the pool collects it", "error", err)
 				}
 			}
-			if err := s.Record(ctx, handleStart, ""); err != nil {
+			if err := s.Record(ctx, uninstall.HandleStart, ""); err != nil {
 				return orchestrator.Outcome{}, err
 			}
 			if state.State == orchestrator.TaskFailed {
@@ -54,7 +53,7 @@ func startMachine(h orchestrator.Hypervisor) act {
 		if task == "" {
 			return orchestrator.WaitFor("", time.Second, "waiting for the start")
 		}
-		if err := s.Record(ctx, handleStart, task); err != nil {
+		if err := s.Record(ctx, uninstall.HandleStart, task); err != nil {
 			return orchestrator.Outcome{}, err
 		}
 		return do(ctx, s) // it may have ended already

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
 
 	"slipway/orchestrator"
 )
@@ -15,8 +14,9 @@ const (
 	handleStop     = "stop"      // the shutdown's task
 	handleStopHard = "stop_hard" // "yes" once the clean way has failed
 	handleDisks    = "disks"     // VDI uuids, recorded before the VM that names them is destroyed
-	// HandleClone is create_machine's task; its undo waits for it, for a clone cannot be called back.
+	// HandleClone and HandleStart are tasks of create_machine and start_machine; their undo waits for them, for neither can be called back.
 	HandleClone = "clone"
+	HandleStart = "start"
 )
 
 // StopMachine shuts the VM down, cleanly if the guest can, otherwise at once.
@@ -26,24 +26,11 @@ func StopMachine(h orchestrator.Hypervisor) act {
 		if pool == "" {
 			return orchestrator.Finished("the machine was never placed")
 		}
-		if task := s.Handle(handleStop); task != "" {
-			state, err := h.ObserveTask(ctx, pool, task)
-			if err != nil {
-				return orchestrator.Outcome{}, err
-			}
-			if state.State == orchestrator.TaskPending {
-				return orchestrator.WaitFor(orchestrator.WakeTask(pool, task), 0, "waiting for the shutdown")
-			}
-			forget(ctx, h, s, pool, task)
-			if err := s.Record(ctx, handleStop, ""); err != nil {
-				return orchestrator.Outcome{}, err
-			}
-			if state.State == orchestrator.TaskFailed {
-				s.Log.Info("clean shutdown failed, pulling the plug", "error", state.Err)
-				if err := s.Record(ctx, handleStopHard, "yes"); err != nil {
-					return orchestrator.Outcome{}, err
-				}
-			}
+		if pending, err := underWay(ctx, h, s, HandleStart); pending || err != nil {
+			return waitForTask(s, HandleStart, "waiting for the start to end before it is stopped", err)
+		}
+		if pending, err := shutdown(ctx, h, s); pending || err != nil {
+			return waitForTask(s, handleStop, "waiting for the shutdown", err)
 		}
 		vm, err := h.FindMachine(ctx, s.Ref())
 		switch {
@@ -54,20 +41,61 @@ func StopMachine(h orchestrator.Hypervisor) act {
 		case vm.Power == "halted":
 			return orchestrator.Finished("VM %s is halted", vm.UUID)
 		}
-		ref := s.Ref()
-		ref.VM = vm.UUID
-		hard := s.Handle(handleStopHard) != "" || !vm.GuestLive
-		task, err := h.StopMachine(ctx, ref, hard)
-		if err != nil {
+		return stop(ctx, h, s, vm, s.Handle(handleStopHard) != "" || !vm.GuestLive)
+	}
+}
+
+func stop(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step, vm orchestrator.VM, hard bool) (orchestrator.Outcome, error) {
+	ref := s.Ref()
+	ref.VM = vm.UUID
+	task, err := h.StopMachine(ctx, ref, hard)
+	if err != nil {
+		return orchestrator.Outcome{}, err
+	}
+	if task != "" {
+		if err := s.Record(ctx, handleStop, task); err != nil {
 			return orchestrator.Outcome{}, err
 		}
-		if task != "" {
-			if err := s.Record(ctx, handleStop, task); err != nil {
-				return orchestrator.Outcome{}, err
-			}
-		}
-		return orchestrator.WaitFor(orchestrator.WakeTask(pool, task), 0, "waiting for the shutdown")
 	}
+	return orchestrator.WaitFor(orchestrator.WakeTask(ref.Pool, task), 0, "waiting for the shutdown")
+}
+
+// shutdown follows the shutdown that this step began; after a clean one that failed the next is a hard one.
+func shutdown(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step) (pending bool, err error) {
+	pool, task := s.Machine.Placement.Pool, s.Handle(handleStop)
+	if task == "" {
+		return false, nil
+	}
+	state, err := h.ObserveTask(ctx, pool, task)
+	if err != nil || state.State == orchestrator.TaskPending {
+		return true, err
+	}
+	forget(ctx, h, s, pool, task)
+	if err := s.Record(ctx, handleStop, ""); err != nil {
+		return false, err
+	}
+	if state.State == orchestrator.TaskFailed {
+		s.Log.Info("clean shutdown failed, pulling the plug", "error", state.Err)
+		return false, s.Record(ctx, handleStopHard, "yes")
+	}
+	return false, nil
+}
+
+// underWay reports whether the task of a handle is pending: what it does would come after its undo.
+func underWay(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step, handle string) (bool, error) {
+	task := s.Handle(handle)
+	if task == "" {
+		return false, nil
+	}
+	state, err := h.ObserveTask(ctx, s.Machine.Placement.Pool, task)
+	return state.State == orchestrator.TaskPending, err
+}
+
+func waitForTask(s *orchestrator.Step, handle, reason string, err error) (orchestrator.Outcome, error) {
+	if err != nil {
+		return orchestrator.Outcome{}, err
+	}
+	return orchestrator.WaitFor(orchestrator.WakeTask(s.Machine.Placement.Pool, s.Handle(handle)), 0, "%s", reason)
 }
 
 // DestroyMachine removes the VM and the disks recorded for it, and records the machine as absent once nothing of it is found.
@@ -78,14 +106,11 @@ func DestroyMachine(h orchestrator.Hypervisor) act {
 			s.Machine.Presence = orchestrator.Absent
 			return orchestrator.Finished("the machine was never placed")
 		}
-		if task := s.Handle(HandleClone); task != "" {
-			state, err := h.ObserveTask(ctx, pool, task)
-			if err != nil {
-				return orchestrator.Outcome{}, err
-			}
-			if state.State == orchestrator.TaskPending {
-				return orchestrator.WaitFor(orchestrator.WakeTask(pool, task), time.Second, "waiting for the clone to end before it is removed")
-			}
+		if pending, err := underWay(ctx, h, s, HandleClone); pending || err != nil {
+			return waitForTask(s, HandleClone, "waiting for the clone to end before it is removed", err)
+		}
+		if pending, err := shutdown(ctx, h, s); pending || err != nil {
+			return waitForTask(s, handleStop, "waiting for the shutdown", err)
 		}
 		disks := recordedDisks(s)
 		vm, err := h.FindMachine(ctx, s.Ref())
@@ -93,6 +118,9 @@ func DestroyMachine(h orchestrator.Hypervisor) act {
 		case errors.Is(err, orchestrator.ErrNotFound):
 		case err != nil:
 			return orchestrator.Outcome{}, err
+		case vm.Power != "halted":
+			// It was halted when stop_machine looked: a start whose answer was lost came late.
+			return stop(ctx, h, s, vm, true)
 		default:
 			for _, d := range vm.Disks {
 				if !slices.Contains(disks, d.UUID) {
