@@ -299,6 +299,33 @@ func TestDeathWhileTheSameStateIsPutBack(t *testing.T) {
 	b.tidy(t)
 }
 
+func TestMixtureIsNeverLoaded(t *testing.T) {
+	dir := memoryDir(t)
+	b := newBundle(t, dir, nil)
+	one := request(1, "a1\n", "b1\n")
+	b.Apply(t.Context(), one)
+	dieAt(t, dir, "renamed a.conf", request(2, "a2\n", "b2\n"))
+	before := b.server.starts(t)
+	b.whole(t, b.Apply(t.Context(), request(3, "bad\n", "b3\n")), map[int64]apply.Request{1: one})
+	if n := b.server.starts(t) - before; n != 1 {
+		t.Errorf("%d starts to undo half a change", n)
+	}
+}
+
+func TestFilesWrittenBySomebodyElseMeanwhile(t *testing.T) {
+	b := newBundle(t, memoryDir(t), nil)
+	b.units["dhcp"] = directory{b.server}
+	b.crash = func(point string) {
+		if point == "reloaded" {
+			_ = os.WriteFile(filepath.Join(b.server.dir, "a.conf"), []byte("theirs"), 0o644)
+			b.crash = nil
+		}
+	}
+	if answer := b.Apply(t.Context(), request(1, "a1\n", "b1\n")); answer.Code != apply.Restored || !strings.Contains(answer.Message, "somebody else") {
+		t.Errorf("%+v", answer)
+	}
+}
+
 func TestDamagedBackupIsNotPutBack(t *testing.T) {
 	dir := memoryDir(t)
 	b := newBundle(t, dir, nil)
