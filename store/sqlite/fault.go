@@ -38,6 +38,12 @@ var uniques = map[string]string{
 	"reservations.machine":                            "reservation_machine",
 }
 
+// isBusy reports that another process writes.
+func isBusy(err error) bool {
+	var failure *driversqlite.Error
+	return errors.As(err, &failure) && failure.Code()&0xff == lib.SQLITE_BUSY
+}
+
 // Fault implements sqlstore.DB.
 func (db *database) Fault(err error) sqlstore.Fault {
 	var failure *driversqlite.Error

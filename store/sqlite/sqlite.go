@@ -73,7 +73,7 @@ func Migrate(ctx context.Context, path string) (err error) {
 }
 
 func open(path string, readOnly bool) (*sql.DB, error) {
-	pragmas := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}}
+	pragmas := url.Values{"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}}
 	if readOnly {
 		pragmas["_pragma"] = append(pragmas["_pragma"], "query_only(1)")
 	}
@@ -129,7 +129,7 @@ func (db *database) Update(ctx context.Context, f func(sqlstore.Tx) error) (err 
 	if err := c.open(ctx, db.write); err != nil {
 		return err
 	}
-	if _, err := c.conn.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
+	if err := c.begin(ctx); err != nil {
 		c.discard()
 		return err
 	}
@@ -169,6 +169,17 @@ func (c *connection) open(ctx context.Context, db *sql.DB) error {
 	}
 	c.conn, c.statements = conn, map[string]*sql.Stmt{}
 	return nil
+}
+
+// begin takes the write lock. SQLite's own waiting is not fair: a process may be passed over for longer than busy_timeout while others
+// come and go. Nothing has happened by then, so it goes on waiting for as long as the caller does.
+func (c *connection) begin(ctx context.Context) error {
+	for {
+		_, err := c.conn.ExecContext(ctx, `BEGIN IMMEDIATE`)
+		if err == nil || !isBusy(err) || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // discard closes the connection for good; the next writer opens another.

@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -197,4 +198,9 @@ func lastOf(p netip.Prefix) netip.Addr {
 	b[2] |= 15
 	b[3] = 254
 	return netip.AddrFrom4(b)
+}
+
+func isFieldErrors(err error) bool {
+	var fields orchestrator.FieldErrors
+	return errors.As(err, &fields)
 }

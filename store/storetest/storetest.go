@@ -3,6 +3,7 @@ package storetest
 
 import (
 	"context"
+	"flag"
 	"testing"
 
 	"slipway/orchestrator"
@@ -33,6 +34,10 @@ type Harness struct {
 
 // Exercise runs the suite.
 func Exercise(t *testing.T, h Harness) {
+	// Each check is a history of some thirty transactions; who wants more of them says -rapid.checks.
+	if f := flag.Lookup("rapid.checks"); f != nil && f.Value.String() == f.DefValue {
+		must(t, f.Value.Set("20"))
+	}
 	for name, test := range map[string]func(*testing.T, Harness){
 		"Intake":      intake,
 		"Uninstall":   uninstall,
@@ -45,6 +50,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Outbox":      outbox,
 		"Operators":   operators,
 		"Pressure":    pressure,
+		"Storm":       storm,
 		"Ledger":      ledgerProperties,
 		"Cancel":      cancel,
 	} {
