@@ -57,6 +57,9 @@ func (c *call) boot(vm, host *object, paused bool) (any, error) {
 		return nil, err
 	}
 	s.db.set(vm, "scheduled_to_be_resident_on", host.ref) // its memory is taken from now on
+	if _, ok := vm.dict("platform")["device-model"]; !ok && vm.str("domain_type") == "hvm" && vm.dict("last_boot_CPU_flags")["vendor"] == nil {
+		s.db.set(vm, "platform", withKey(vm.dict("platform"), "device-model", "qemu-upstream-compat")) // once, at the first boot
+	}
 	s.booting[vm] = true
 	defer delete(s.booting, vm)
 	c.attaching(vm, true)
@@ -134,9 +137,6 @@ func (s *Server) prepareBoot(vm *object) {
 		return
 	}
 	s.db.set(vm, "bios_strings", biosStrings)
-	if _, ok := vm.dict("platform")["device-model"]; !ok && vm.str("domain_type") == "hvm" {
-		s.db.set(vm, "platform", withKey(vm.dict("platform"), "device-model", "qemu-upstream-compat"))
-	}
 }
 
 // bootRecord fills what a boot fills, and filters what reaches the guest.

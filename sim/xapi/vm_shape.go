@@ -76,6 +76,7 @@ func (s *Server) applyLimits(vm *object, l limits) error {
 	db.set(vm, "memory_dynamic_min", l.dynamicMin)
 	db.set(vm, "memory_dynamic_max", l.dynamicMax)
 	db.set(vm, "memory_overhead", overhead(vm))
+	db.set(vm, "memory_target", l.dynamicMax)
 	return nil
 }
 
@@ -97,11 +98,7 @@ func vmSetMemory(c *call, args []any) (any, error) {
 	n := args[1].(int64)
 	check := func() error { return permitted(vm, "changing_memory_limits", Halted) }
 	return c.operate(vm, "changing_memory_limits", check, time.Millisecond, func() error {
-		if err := c.s.applyLimits(vm, limits{min(vm.num("memory_static_min"), n), n, n, n}); err != nil {
-			return err
-		}
-		c.s.db.set(vm, "memory_target", n)
-		return nil
+		return c.s.applyLimits(vm, limits{min(vm.num("memory_static_min"), n), n, n, n})
 	})
 }
 
@@ -128,11 +125,5 @@ func vmSetMemoryPart(c *call, args []any) (any, error) {
 	case "set_memory_dynamic_max":
 		l.dynamicMax = args[1].(int64)
 	}
-	return c.operate(vm, op, func() error { return permitted(vm, op, states...) }, time.Millisecond, func() error {
-		err := c.s.applyLimits(vm, l)
-		if err == nil && vm.str("power_state") == Running {
-			c.s.db.set(vm, "memory_target", l.dynamicMax)
-		}
-		return err
-	})
+	return c.operate(vm, op, func() error { return permitted(vm, op, states...) }, time.Millisecond, func() error { return c.s.applyLimits(vm, l) })
 }

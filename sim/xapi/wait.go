@@ -136,7 +136,9 @@ func (c *call) begin(o *object, op string, check func() error) error {
 		if s.now().After(deadline) {
 			return fail("OTHER_OPERATION_IN_PROGRESS", o.class.name, o.ref)
 		}
-		c.ensureTask() // what waits is seen as a pending task
+		if c.msg.full != "VM.set_VCPUs_max" { // what waits is seen as a pending task, this one call excepted
+			c.ensureTask()
+		}
 		if err := c.await(o); err != nil {
 			return err
 		}

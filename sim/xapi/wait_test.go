@@ -29,7 +29,7 @@ func TestCallsDuringAStart(t *testing.T) {
 	b.refuses([]string{"VM_BAD_POWER_STATE", vm, "paused, suspended, running", "halted"}, "VM.hard_shutdown", vm)
 	type answer struct{ method, failed string }
 	answers := make(chan answer, 3)
-	for method, params := range map[string][]any{"VM.start": {vm, false, false}, "VM.destroy": {vm}, "VM.set_VCPUs_max": {vm, 2}} {
+	for method, params := range map[string][]any{"VM.start": {vm, false, false}, "VM.destroy": {vm}, "VM.clone": {vm, "b"}} {
 		go func() {
 			_, failed, err := b.raw(t.Context(), method, append([]any{b.session}, params...)...)
 			answers <- answer{method, fmt.Sprint(failed, err)}

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"fmt"
 	"regexp"
 	"sort"
 	"strings"
@@ -110,7 +111,7 @@ func (m *matcher) equal(recorded, simulated any) bool {
 	case map[string]any:
 		s, ok := simulated.(map[string]any)
 		if !ok || len(r) != len(s) {
-			return m.differ("recorded " + show(recorded) + ", simulated " + show(simulated))
+			return m.differ(fmt.Sprintf("recorded %d members, simulated %d: %s, %s", len(r), len(s), show(recorded), show(simulated)))
 		}
 		return m.dictionary(r, s)
 	default:

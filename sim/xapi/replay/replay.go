@@ -337,7 +337,7 @@ func (p *player) pruneEvents(since string, v any, recorded bool) any {
 	}
 	dump := strings.Trim(since, "0,-1") == ""
 	events, _ := m["events"].([]any)
-	out := []any{}
+	out := map[string]any{} // by class and reference: the order within one answer means nothing
 	for _, item := range events {
 		e, _ := item.(map[string]any)
 		ref, _ := e["ref"].(string)
@@ -362,7 +362,7 @@ func (p *player) pruneEvents(since string, v any, recorded bool) any {
 				kept[k] = x
 			}
 		}
-		out = append(out, kept)
+		out[fmt.Sprint(e["class"], " ", ref)] = kept
 	}
 	counts := map[string]any{}
 	if c, ok := m["valid_ref_counts"].(map[string]any); ok {
