@@ -76,13 +76,16 @@ func (e *Engine) Tick(ctx context.Context, now time.Time, held *Claim) (more boo
 	t := &tick{Engine: e, process: process, now: now, held: held}
 	if held.Run.Cancel != "" && !process.Cancelable && held.Run.Successor == "" {
 		held.Run.Cancel = "" // this process only goes forward
+		if held.Run.Status == StatusCanceling {
+			held.Run.Status = StatusRunning
+		}
 	}
 	if held.Run.Cancel != "" || held.Run.Undoing {
 		return t.unwind(ctx)
 	}
 	row, ok := process.RowFrom(held.Run.State)
 	if !ok || process.Hash(row) != held.Run.RowHash {
-		return e.park(ctx, now, held, Permanent, fmt.Sprintf("step %s from state %s is no longer in the table of %s", held.Run.Step, held.Run.State, process.Name))
+		return e.park(ctx, now, held, Permanent, fmt.Sprintf("step %s from state %s is no longer in the table of %s: go on with the version that has it, or cancel", held.Run.Step, held.Run.State, process.Name))
 	}
 	t.row = row
 	return t.forward(ctx)
@@ -105,6 +108,11 @@ func (t *tick) forward(ctx context.Context) (bool, error) {
 	if t.row.When != nil {
 		if applies, why := t.row.When(s); !applies {
 			return t.advance(ctx, s, Outcome{Summary: why}, OutcomeSkipped)
+		}
+	}
+	if t.row.Reserve != nil {
+		if _, err := t.row.Reserve(s); err != nil {
+			return t.fail(ctx, s, err) // nothing was reserved; this is why
 		}
 	}
 	outcome, err := t.call(ctx, t.row.Do, s)
@@ -190,7 +198,7 @@ func (t *tick) advance(ctx context.Context, s *Step, outcome Outcome, how string
 	c.Events = append(c.Events, t.event(EventStepDone, &c.Run, &machine, EventData{Step: t.row.Step, Outcome: how, Message: outcome.Summary, Attempt: t.held.Run.Attempt}))
 	next, more := t.process.RowFrom(state)
 	if !more {
-		c.Run.Status, c.Run.Step, c.Run.RowHash, c.Release = StatusDone, "", "", true
+		c.end(StatusDone, "")
 		c.Events = append(c.Events, t.event(EventDone, &c.Run, &machine, EventData{}))
 		c.Machine = &machine
 		return t.settle(ctx, s, c)
@@ -200,6 +208,11 @@ func (t *tick) advance(ctx context.Context, s *Step, outcome Outcome, how string
 	ahead := &tick{Engine: t.Engine, process: t.process, row: next, now: t.now, held: &Claim{Run: c.Run, Machine: machine}}
 	ahead.open(&c, machine)
 	return t.settle(ctx, s, c)
+}
+
+// end makes a commit the run's last one: nothing of what it waited for or failed at is true any more.
+func (c *Commit) end(status Status, reason string) {
+	c.Run.Status, c.Run.Step, c.Run.RowHash, c.Run.Reason, c.Run.Kind, c.Run.WakeKey, c.Release = status, "", "", reason, "", "", true
 }
 
 // settle commits an outcome whose effect exists. A refusal by the store is the step's own failure: the ledger had no room, or a
@@ -231,7 +244,7 @@ func (t *tick) open(c *Commit, machine Machine) {
 	}
 	changes, err := t.row.Reserve(s)
 	if err != nil {
-		s.Log.Error("reserve", "error", err) // Do finds nothing reserved and says what is missing
+		s.Log.Warn("nothing is reserved", "error", err) // the row fails with this before its Do
 		return
 	}
 	c.Changes = append(c.Changes, changes...)
@@ -244,7 +257,7 @@ func (t *tick) wait(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 	}
 	c := t.newCommit()
 	c.Changes = outcome.Changes
-	c.Run.Handles = s.Run.Handles
+	c.Run.Handles, c.Run.Kind = s.Run.Handles, ""
 	t.takeMachine(&c, s)
 	poll := outcome.Wait.Poll
 	if poll == 0 {
@@ -256,6 +269,9 @@ func (t *tick) wait(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 
 // putDown makes a commit give the run back until it is woken.
 func (t *tick) putDown(c *Commit, s *Step, at time.Time, key, reason string) {
+	if t.turns(c) {
+		return
+	}
 	changed := c.Run.Reason != reason
 	c.Run.Status, c.Run.WakeAt, c.Run.WakeKey, c.Run.Reason, c.Release = StatusWaiting, at, key, reason, true
 	if c.Run.Undoing {
@@ -264,6 +280,16 @@ func (t *tick) putDown(c *Commit, s *Step, at time.Time, key, reason string) {
 	if changed {
 		c.Events = append(c.Events, t.event(EventWaiting, &c.Run, s.Machine, EventData{Step: t.row.Step, Message: reason, Kind: c.Run.Kind}))
 	}
+}
+
+// turns puts a run down for its way back when somebody has asked for that since its tick began: with a recorded handle the store has told
+// this worker, and tells nobody again.
+func (t *tick) turns(c *Commit) bool {
+	if c.Run.Cancel == "" || c.Run.Undoing || !t.process.Cancelable && c.Run.Successor == "" {
+		return false
+	}
+	c.Run.Status, c.Run.WakeAt, c.Run.WakeKey, c.Release = StatusCanceling, t.now, "", true
+	return true
 }
 
 // fail decides by the error's kind alone.
@@ -286,6 +312,7 @@ func (t *tick) fail(ctx context.Context, s *Step, failure error) (bool, error) {
 	t.takeMachine(&c, s)
 	if kind == Exhausted {
 		c.Run.Kind = kind
+		c.Run.StepSince = t.now // the budget is for getting on, not for standing in line
 		t.putDown(&c, s, t.now.Add(backoff(policy, 5, run.ID)), WakeCapacity, message)
 		return t.save(ctx, c)
 	}
@@ -330,7 +357,11 @@ func (t *tick) giveUp(ctx context.Context, s *Step, kind Kind, message string) (
 }
 
 func (e *Engine) park(ctx context.Context, now time.Time, held *Claim, kind Kind, message string) (bool, error) {
-	t := &tick{Engine: e, process: &Process{Name: held.Run.Process}, now: now, held: held}
+	process, ok := e.processes[held.Run.Process]
+	if !ok {
+		process = &Process{Name: held.Run.Process}
+	}
+	t := &tick{Engine: e, process: process, now: now, held: held}
 	c := t.newCommit()
 	if held.Open != nil {
 		c.Ended = t.end(OutcomeFailed, kind, message, nil)
@@ -341,6 +372,9 @@ func (e *Engine) park(ctx context.Context, now time.Time, held *Claim, kind Kind
 }
 
 func (t *tick) parkIn(c *Commit, machine *Machine, kind Kind, message string) {
+	if t.turns(c) {
+		return
+	}
 	c.Run.Status, c.Run.Kind, c.Run.Reason, c.Release = StatusParked, kind, message, true
 	c.Run.WakeAt, c.Run.WakeKey = time.Time{}, ""
 	c.Events = append(c.Events, t.event(EventParked, &c.Run, machine, EventData{Step: c.Run.Step, Kind: kind, Message: message, Exits: Exits(c.Run, t.process)}))

@@ -41,7 +41,7 @@ type Run struct {
 	Attempt   int       // of this step, from 1, never used twice
 	Failures  int       // of this step since its last success or an operator's word; the policy counts these
 	Conflicts int       // in a row
-	StepSince time.Time // when this step was first tried; the policy's budget counts from here
+	StepSince time.Time // when this step was first tried, or last lacked capacity; the policy's budget counts from here
 	// Handles are the external references of this step (a task, a job), committed before anything waits for them.
 	Handles map[string]string
 

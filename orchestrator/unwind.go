@@ -52,6 +52,7 @@ func (t *tick) turn(ctx context.Context) (bool, error) {
 	if t.held.Open != nil {
 		c.Ended = t.end(OutcomeCanceled, Canceled, t.held.Run.Cancel, nil)
 	}
+	c.Run.Step, c.Run.RowHash = row.Step, t.process.Hash(row) // another than the run's when the table has changed since
 	c.Run.Undoing, c.Run.Status, c.Run.Failures, c.Run.Conflicts, c.Run.Attempt, c.Run.StepSince = true, StatusCanceling, 0, 0, c.Run.Attempt+1, t.now
 	t.open(&c, t.held.Machine)
 	return t.save(ctx, c)
@@ -81,7 +82,7 @@ func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 	before, ok := t.process.RowTo(state)
 	if !ok {
 		machine.State = string(StatusCanceled)
-		c.Run.Status, c.Run.Step, c.Run.RowHash, c.Release = StatusCanceled, "", "", true
+		c.end(StatusCanceled, run.Cancel)
 		c.Events = append(c.Events, t.event(EventCanceled, &c.Run, &machine, EventData{Message: run.Cancel}))
 		return t.settle(ctx, s, c)
 	}
@@ -101,7 +102,7 @@ func (t *tick) handOver(ctx context.Context, s *Step, outcome Outcome) (bool, er
 	c := t.newCommit()
 	c.Changes = outcome.Changes
 	c.Ended = t.end(OutcomeUndone, "", outcome.Summary, outcome.Detail)
-	c.Run.Status, c.Run.Reason, c.Release = StatusCanceled, run.Cancel, true
+	c.end(StatusCanceled, run.Cancel)
 	next := successor.NewRun(run.SuccessorID, run.Machine, Order{}, t.now)
 	c.Next = &next // the store fills in its order
 	machine := *s.Machine
