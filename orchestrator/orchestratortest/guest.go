@@ -164,6 +164,21 @@ func (w *World) Inspect(_ context.Context, g orchestrator.Guest) (orchestrator.I
 	return orchestrator.Inspection{Identity: v.guest.identity, Checks: map[string]string{"packages": "ok"}}, w.pass(p, After)
 }
 
+// Leave implements orchestrator.Installer.
+func (w *World) Leave(_ context.Context, g orchestrator.Guest) error {
+	p, err := w.enter("Leave")
+	if err != nil {
+		return err
+	}
+	if err := w.pass(p, Before); err != nil {
+		return err
+	}
+	if _, err := w.reach("Leave", g); err != nil {
+		return err
+	}
+	return w.pass(p, After)
+}
+
 // Prober looks into a World as a customer would. It implements orchestrator.Prober.
 type Prober struct{ World *World }
 

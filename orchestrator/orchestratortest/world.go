@@ -119,12 +119,12 @@ func (w *World) id() string {
 	return fmt.Sprintf("10000000-0000-4000-8000-%012d", w.ids)
 }
 
-// last is how long something takes: 1 to n rounds, 0 in an instant world.
+// last is how long something takes: 2 to n+1 rounds, so that it can be met halfway; 0 in an instant world.
 func (w *World) last(n int) int {
 	if w.Instant {
 		return 0
 	}
-	return 1 + w.dice.IntN(n)
+	return 2 + w.dice.IntN(n)
 }
 
 func (w *World) violate(format string, args ...any) {

@@ -1,0 +1,73 @@
+package orchestratortest_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"slipway/orchestrator"
+	"slipway/orchestrator/install"
+	"slipway/orchestrator/orchestratortest"
+	"slipway/orchestrator/uninstall"
+	"slipway/store"
+)
+
+func build(w *orchestratortest.World, d orchestrator.Desired) []*orchestrator.Process {
+	return []*orchestrator.Process{
+		install.New(install.Ports{Hypervisor: w, Desired: d, Installer: w, Prober: orchestratortest.Prober{World: w}, Vault: orchestratortest.Vault{}}),
+		uninstall.New(uninstall.Ports{Hypervisor: w, Desired: d}),
+	}
+}
+
+// stores makes SQLite stores, each a copy of one that was migrated once.
+func stores(t *testing.T) func(testing.TB) orchestratortest.Store {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "empty.db")
+	if err := store.Migrate(t.Context(), "sqlite:"+path); err != nil {
+		t.Fatal(err)
+	}
+	empty, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(t testing.TB) orchestratortest.Store {
+		t.Helper()
+		path := filepath.Join(fastDir(t), "store.db")
+		if err := os.WriteFile(path, empty, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := store.Open(t.Context(), "sqlite:"+path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return s
+	}
+}
+
+func TestInstall(t *testing.T) {
+	orchestratortest.Exercise(t, orchestratortest.Subject{Process: install.Name, Over: []string{uninstall.Name}, Build: build, NewStore: stores(t)})
+}
+
+func TestUninstall(t *testing.T) {
+	orchestratortest.Exercise(t, orchestratortest.Subject{Process: uninstall.Name, Given: []string{install.Name}, Build: build, NewStore: stores(t)})
+}
+
+// fastDir is in memory where the machine has such a place: what is proven here does not need a disk, and hundreds of stores do not wait for one.
+func fastDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "slipway-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
