@@ -159,6 +159,9 @@ type Installer interface {
 	ObserveJob(ctx context.Context, g Guest, job string, offset int64) (JobStatus, error)
 	// Inspect runs the entry's checks in the finished guest and reads its identity.
 	Inspect(ctx context.Context, g Guest) (Inspection, error)
+	// Leave takes the installer's own way in out of the finished guest; afterwards only the customer can log in. It succeeds when that
+	// has happened already: the guest shows its own host key and does not let the installer in.
+	Leave(ctx context.Context, g Guest) error
 }
 
 // Guest is a machine as the installer reaches it.

@@ -165,6 +165,11 @@ func (w *world) build(ctx context.Context, o Options) (*config.Config, error) {
 		return nil, err
 	}
 	w.loginKey = strings.TrimSpace(loginPublic)
+	_, customer, err := keyPair() // nobody needs the private half: no customer logs in
+	if err != nil {
+		return nil, err
+	}
+	w.customerKey = strings.TrimSpace(customer)
 	if err := w.start(ctx, o.Pools, o.Seed); err != nil {
 		return nil, err
 	}
@@ -228,7 +233,7 @@ func orders(o Options, w *world) []orchestrator.Order {
 		order := orchestrator.Order{
 			Source: "demo-panel", ID: fmt.Sprintf("order-%04d", i+1), Type: orchestrator.OrderInstall, Tenant: fmt.Sprintf("tenant-%d", i%4+1),
 			Name: fmt.Sprintf("vm-%04d", i+1), Image: images[dice.IntN(len(images))], Plan: plans[dice.IntN(len(plans))],
-			Firewall: []orchestrator.FirewallRule{tcp(22), tcp(80, 443)}, SSHKeys: []string{w.loginKey + " customer"},
+			Firewall: []orchestrator.FirewallRule{tcp(22), tcp(80, 443)}, SSHKeys: []string{w.customerKey},
 		}
 		if dice.IntN(2) == 0 { // half of them leave the pool to the placement
 			order.Pool = w.pools[dice.IntN(len(w.pools))].id

@@ -31,6 +31,7 @@ type world struct {
 	log         *slog.Logger
 	templateKey []byte // private host key of every template
 	loginKey    string // public half of the installer's key
+	customerKey string // what every order lets in
 	catalogue   *postinstall.Catalogue
 
 	pools []*pool

@@ -14,6 +14,7 @@ import (
 const (
 	handleJob    = "job"        // the detached job's id in the guest
 	handleOffset = "job_offset" // how much of its log was read
+	handleID     = "identity"   // the finished guest's, recorded before the installer leaves it and cannot ask again
 )
 
 // postInstall runs the image's catalogue entry in the guest as a detached job, once by its id, and reads the finished guest's identity.
@@ -25,6 +26,9 @@ func postInstall(h orchestrator.Hypervisor, i orchestrator.Installer, v orchestr
 		}
 		if why != "" {
 			return orchestrator.WaitFor("", 2*time.Second, "%s", why)
+		}
+		if identity := s.Handle(handleID); identity != "" {
+			return leave(ctx, i, s, guest, identity)
 		}
 		id := s.Handle(handleJob)
 		if id == "" {
@@ -50,7 +54,7 @@ func postInstall(h orchestrator.Hypervisor, i orchestrator.Installer, v orchestr
 			return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Transient, "job %s ended without an exit code, at %s: the guest may have restarted", id, orDash(status.Stage))
 		case status.Exit != 0:
 			forgetJob(s)
-			return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Transient, "job %s ended with %d at %s: %s", id, status.Exit, orDash(status.Stage), lastLines(status.Log))
+			return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Transient, "job %s ended with %d at %s: %s", id, status.Exit, orDash(status.Stage), lastLines(logEnd(ctx, i, guest, id, status)))
 		}
 		return inspect(ctx, i, s, guest)
 	}
@@ -88,8 +92,34 @@ func inspect(ctx context.Context, i orchestrator.Installer, s *orchestrator.Step
 	if found.Identity == "" {
 		return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Permanent, "the finished guest has no machine-id")
 	}
-	s.Machine.Identity = found.Identity
-	return orchestrator.Finished("%d checks passed, machine-id %s", len(found.Checks), found.Identity)
+	if err := s.Record(ctx, handleID, found.Identity); err != nil {
+		return orchestrator.Outcome{}, err
+	}
+	return leave(ctx, i, s, guest, found.Identity)
+}
+
+// leave takes our own way in out of the guest, which is the customer's from now on.
+func leave(ctx context.Context, i orchestrator.Installer, s *orchestrator.Step, guest orchestrator.Guest, identity string) (orchestrator.Outcome, error) {
+	guest.Own = true
+	if err := i.Leave(ctx, guest); err != nil {
+		return orchestrator.Outcome{}, err
+	}
+	s.Machine.Identity = identity
+	return orchestrator.Finished("checks passed, machine-id %s", identity)
+}
+
+// logEnd reads on to the end of an exited job's log, as far as that goes quickly.
+func logEnd(ctx context.Context, i orchestrator.Installer, guest orchestrator.Guest, id string, status orchestrator.JobStatus) []byte {
+	const enough = 64
+	tail := status.Log
+	for range enough {
+		next, err := i.ObserveJob(ctx, guest, id, status.Offset)
+		if err != nil || len(next.Log) == 0 {
+			break
+		}
+		tail, status = append(tail[max(0, len(tail)-400):], next.Log...), next
+	}
+	return tail
 }
 
 func forgetJob(s *orchestrator.Step) {

@@ -85,6 +85,9 @@ func (i *Installer) handshake(ctx context.Context, g orchestrator.Guest, user st
 	return c, nil
 }
 
+// errRefused: the guest showed a host key that is accepted, and refused the login.
+var errRefused = errors.New("the guest does not let")
+
 // explain puts a failed handshake into words. Its kind is decided by the mismatch alone.
 func explain(ctx context.Context, err error, g orchestrator.Guest, user string, pins []pin) error {
 	var negotiation *ssh.AlgorithmNegotiationError
@@ -97,7 +100,7 @@ func explain(ctx context.Context, err error, g orchestrator.Guest, user string, 
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case strings.Contains(err.Error(), "unable to authenticate"):
-		return fmt.Errorf("the guest does not let user %s in with the installer's key (yet): %w", user, err)
+		return fmt.Errorf("%w user %s in with the installer's key (yet): %w", errRefused, user, err)
 	default:
 		return err
 	}

@@ -161,13 +161,15 @@ func (i *Installer) Inspect(ctx context.Context, g orchestrator.Guest) (orchestr
 	return inspection, orchestrator.E(op, orchestrator.Transient, err)
 }
 
-// Leave takes the installer's own key and its jobs out of the guest: the last thing it ever does there, for afterwards nobody but the
-// customer can log in. A guest that does not let us in any more has been left before; nobody can tell that from a broken one, so the
-// error is Transient all the same.
+// Leave takes the installer's own key and its jobs out of the guest: the last thing it ever does there. A guest that has shown the
+// machine's own host key and refuses the installer's key has been left before: nil.
 func (i *Installer) Leave(ctx context.Context, g orchestrator.Guest) error {
 	// The type and the key without a comment, as they stand in every line that carries it.
 	key := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(i.config.Key.PublicKey())))
 	_, err := i.once(ctx, "ssh.Leave", g, strings.NewReader(key+"\n"), "leave")
+	if g.Own && errors.Is(err, errRefused) {
+		return nil
+	}
 	return err
 }
 
