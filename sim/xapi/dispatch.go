@@ -117,7 +117,7 @@ func (c *call) answer(args []any) (any, error) {
 	s := c.s
 	s.mu.Lock()
 	s.calls[c.msg.full]++
-	f := s.fault(c.msg.full, c.async)
+	f := s.fault(c.msg.full)
 	s.unlock()
 	if f != nil && f.When != After && f.lost() {
 		return nil, f.lose()
@@ -140,13 +140,7 @@ func (c *call) run(args []any, f *armedFault) (any, error) {
 	if f != nil && f.When != After && len(f.Error) > 0 {
 		return nil, fail(f.Error[0], f.Error[1:]...)
 	}
-	s := c.s
-	s.mu.Lock()
-	result, err := c.handle(args)
-	if !c.async && c.task != nil {
-		s.db.destroy(c.task)
-	}
-	s.unlock()
+	result, err := c.locked(args)
 	if err == nil && f != nil && f.When == After && len(f.Error) > 0 {
 		return nil, fail(f.Error[0], f.Error[1:]...)
 	}
@@ -156,6 +150,18 @@ func (c *call) run(args []any, f *armedFault) (any, error) {
 	var coded *failure
 	if err != nil && !errors.As(err, &coded) {
 		err = internal(err.Error())
+	}
+	return result, err
+}
+
+// locked handles a synchronous call under the lock, and takes away the task that it may have needed.
+func (c *call) locked(args []any) (any, error) {
+	s := c.s
+	s.mu.Lock()
+	defer s.unlock()
+	result, err := c.handle(args)
+	if c.task != nil {
+		s.db.destroy(c.task)
 	}
 	return result, err
 }

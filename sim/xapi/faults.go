@@ -100,7 +100,7 @@ type armedFault struct {
 }
 
 // fault gives the fault of a call, if it has one. The lock is held.
-func (s *Server) fault(method string, _ bool) *armedFault {
+func (s *Server) fault(method string) *armedFault {
 	for _, f := range s.faults {
 		if f.Method != "*" && f.Method != method || f.Times > 0 && f.fired >= f.Times {
 			continue

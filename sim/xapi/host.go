@@ -134,7 +134,7 @@ func (s *Server) fits(vm, host *object) error {
 			return fail("VM_REQUIRES_SR", vm.ref, vdi.str("SR"))
 		}
 	}
-	if free, want := s.freeMemory(host, vm), need(vm); want > free {
+	if free, want := s.freeMemory(host, vm), need(vm); want > free || want < 0 { // a sum that overflowed does not fit either
 		return fail("HOST_NOT_ENOUGH_FREE_MEMORY", strconv.FormatInt(want, 10), strconv.FormatInt(free, 10))
 	}
 	return nil

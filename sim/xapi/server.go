@@ -90,10 +90,9 @@ type VIF struct{ Device, MAC, Network string } // Network is a name_label
 
 // Server is a simulated pool. Its methods may be called from any goroutine.
 type Server struct {
-	cfg   Config
-	log   *slog.Logger
-	now   func() time.Time
-	start time.Time
+	cfg Config
+	log *slog.Logger
+	now func() time.Time
 
 	mu       sync.Mutex
 	db       *database
@@ -133,7 +132,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		cfg: cfg, log: cfg.Logger, now: cfg.Now, start: cfg.Now(),
+		cfg: cfg, log: cfg.Logger, now: cfg.Now,
 		db: newDatabase(model, cfg.Seed), sessions: map[string]*session{}, waiters: map[*waiter]bool{},
 		changed: make(chan struct{}), holds: map[string]chan struct{}{}, holding: map[string]int{}, delays: map[string]time.Duration{}, calls: map[string]int{}, booting: map[*object]bool{},
 	}

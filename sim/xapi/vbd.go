@@ -48,7 +48,7 @@ func vbdCreate(c *call, args []any) (any, error) {
 		used[other.str("userdevice")] = true
 	}
 	if device == "autodetect" {
-		for i := 0; ; i++ {
+		for i := range len(used) + 1 {
 			if device = strconv.Itoa(i); !used[device] {
 				break
 			}
