@@ -32,7 +32,7 @@ func (c demoCmd) Run(e *env) error {
 		log = logger(f, e.Debug)
 	}
 	result, err := demo.Run(e.ctx, demo.Options{Orders: c.Orders, Pools: c.Pools, Seed: c.Seed, Timeout: c.Timeout, Keep: c.Keep,
-		Stdout: e.stdout, Terminal: isTerminal(e.stdout), Log: log})
+		Stdout: e.stdout, Width: columns(e.stdout), Log: log})
 	if err != nil {
 		return hinted{error: err, next: "slipway demo --keep --log demo.log", code: exitFailure}
 	}
@@ -42,7 +42,15 @@ func (c demoCmd) Run(e *env) error {
 	return nil
 }
 
-func isTerminal(w io.Writer) bool {
+// columns is a terminal's width, 0 when w is none.
+func columns(w io.Writer) int {
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil || width < 40 {
+		return 80
+	}
+	return width
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
@@ -16,6 +17,7 @@ import (
 type board struct {
 	out      io.Writer
 	terminal bool
+	width    int // columns of the terminal: a line that wraps would spoil the redrawing
 	began    time.Time
 	table    *orchestrator.Process
 	last     map[string]string
@@ -62,13 +64,25 @@ func (b *board) show(runs []api.Run) {
 			done++
 		}
 		if i < maxBoard {
-			fmt.Fprintf(&s, "%-8s %-7s %s %-20s %-9s %.50s\n", r.Name, dash(r.Pool), b.bar(r), r.State, r.Status, r.Reason)
+			line := fmt.Sprintf("%-8s %-7s %s %-20s %-9s %s", r.Name, dash(r.Pool), b.bar(r), r.State, r.Status, r.Reason)
+			s.WriteString(b.clip(line) + "\n")
 			b.drawn++
 		}
 	}
 	fmt.Fprintf(&s, "%6.2fs  %d of %d ready\n", time.Since(b.began).Seconds(), done, len(runs))
 	b.drawn++
 	_, _ = io.WriteString(b.out, s.String())
+}
+
+// clip keeps a line within the terminal, and foreign text from driving it.
+func (b *board) clip(line string) string {
+	runes := []rune(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, line))
+	return string(runes[:min(len(runes), b.width-1)])
 }
 
 // bar is how far a run has come in its table.

@@ -120,7 +120,7 @@ func Run(ctx context.Context, o Options) (result Result, err error) {
 	}
 	client := api.NewClient(cfg.Socket)
 	defer client.Close()
-	b := &board{out: o.Stdout, terminal: o.Terminal, began: began, table: s.Processes["install"], last: map[string]string{}}
+	b := &board{out: o.Stdout, terminal: o.Width > 0, width: o.Width, began: began, table: s.Processes["install"], last: map[string]string{}}
 	runs, err := follow(ctx, client, o.Orders, b, served)
 	if err != nil {
 		return result, err
