@@ -36,7 +36,7 @@ type Options struct {
 	Timeout       time.Duration // default 5 min
 	Keep          bool          // leave the directory behind
 	Stdout        io.Writer
-	Terminal      bool // redraw a board instead of printing lines
+	Width         int // columns of a terminal, on which a board is redrawn; 0 is no terminal, and lines are printed
 	Log           *slog.Logger
 
 	// tamper, for tests, plants things in the world before it is counted.
