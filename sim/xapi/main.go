@@ -27,6 +27,9 @@ type Options struct {
 	Faults   string // file, "" for none
 	Latency  string // real or none
 	Logger   *slog.Logger
+
+	OnPower      func(Power)                           // as in Config
+	GuestAddress func(mac string) (ip string, ok bool) // as in Config
 }
 
 // Main runs a pool until the context ends. It prints one line per endpoint: the address, and with TLS the certificate's SHA-256 pin.
@@ -38,6 +41,7 @@ func Main(ctx context.Context, opts Options, stdout io.Writer) error {
 	cfg := Config{
 		User: opts.User, Password: opts.Password, Hosts: opts.Hosts, Seed: opts.Seed, Latency: Latency(opts.Latency), Logger: opts.Logger,
 		HostAddress: host, SameAddress: !loopback4(host), SharedSR: true,
+		OnPower: opts.OnPower, GuestAddress: opts.GuestAddress,
 	}
 	if opts.Faults != "" {
 		if cfg.Faults, err = LoadFaults(opts.Faults); err != nil {
