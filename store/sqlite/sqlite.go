@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"sync/atomic"
+	"time"
 
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
@@ -22,6 +23,12 @@ import (
 
 const readers = 4
 
+// How long SQLite waits for a lock. It does not look at the caller's context meanwhile, so that the writer asks again and again.
+const (
+	patience     = 50 * time.Millisecond
+	longPatience = 5 * time.Second
+)
+
 var words = sqlstore.Words{
 	Now:  `(CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000)`,
 	List: `(SELECT value FROM json_each(%s))`,
@@ -31,10 +38,10 @@ var words = sqlstore.Words{
 func Open(ctx context.Context, path string) (*sqlstore.Store, error) {
 	db := &database{speller: sqlstore.NewSpeller(words), writer: make(chan *connection, 1)}
 	var err error
-	if db.write, err = open(path, false); err != nil {
+	if db.write, err = open(path, patience, false); err != nil {
 		return nil, err
 	}
-	if db.read, err = open(path, true); err != nil {
+	if db.read, err = open(path, longPatience, true); err != nil {
 		return nil, errors.Join(err, db.write.Close())
 	}
 	db.read.SetMaxOpenConns(readers)
@@ -65,15 +72,15 @@ func Migrate(ctx context.Context, path string) (err error) {
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return orchestrator.Errorf("store.Migrate", orchestrator.Permanent, "make the database: %w", err)
 	}
-	db, err := open(path, false)
+	db, err := open(path, longPatience, false)
 	if err != nil {
 		return err
 	}
 	return errors.Join(schema.Up(ctx, schema.SQLite, db), db.Close())
 }
 
-func open(path string, readOnly bool) (*sql.DB, error) {
-	pragmas := url.Values{"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}}
+func open(path string, busy time.Duration, readOnly bool) (*sql.DB, error) {
+	pragmas := url.Values{"_pragma": {fmt.Sprintf("busy_timeout(%d)", busy.Milliseconds()), "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}}
 	if readOnly {
 		pragmas["_pragma"] = append(pragmas["_pragma"], "query_only(1)")
 	}
@@ -171,8 +178,8 @@ func (c *connection) open(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-// begin takes the write lock. SQLite's own waiting is not fair: a process may be passed over for longer than busy_timeout while others
-// come and go. Nothing has happened by then, so it goes on waiting for as long as the caller does.
+// begin takes the write lock, and waits for it as long as the caller does: SQLite's own waiting is not fair, so that a process may be
+// passed over for many seconds while others come and go.
 func (c *connection) begin(ctx context.Context) error {
 	for {
 		_, err := c.conn.ExecContext(ctx, `BEGIN IMMEDIATE`)

@@ -3,12 +3,15 @@ package sqlite_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"net/url"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
+	"slipway/orchestrator"
 	"slipway/store/sqlite"
 	"slipway/store/storetest"
 )
@@ -71,4 +74,34 @@ func escape(path string) string { return (&url.URL{Path: path}).EscapedPath() }
 
 func BenchmarkCommit(b *testing.B) {
 	storetest.Benchmark(b, storetest.Harness{New: func(t testing.TB) storetest.Database { return newFile(t) }})
+}
+
+func TestWriterWaitsForAnotherProcess(t *testing.T) {
+	f := newFile(t)
+	s := f.Open(t)
+	err := f.do(func(db *sql.DB) error {
+		conn, err := db.Conn(t.Context())
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if _, err := conn.ExecContext(t.Context(), `BEGIN IMMEDIATE`); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if err := s.MarkPublished(ctx, []int64{1}); !errors.Is(err, orchestrator.ErrStoreAway) || orchestrator.KindOf(err) != orchestrator.Transient {
+			t.Errorf("while another writes: %v", err)
+		}
+		if _, err := s.Runs(t.Context(), orchestrator.RunFilter{}); err != nil {
+			t.Errorf("readers wait for nobody: %v", err)
+		}
+		waited := make(chan error)
+		go func() { waited <- s.MarkPublished(t.Context(), []int64{1}) }()
+		_, err = conn.ExecContext(t.Context(), `COMMIT`)
+		return errors.Join(err, <-waited)
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
