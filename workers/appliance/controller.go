@@ -233,6 +233,12 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	if group, entries, err = l.Store.Entries(ctx, l.group.ID); err != nil {
 		return err
 	}
+	if members, err = l.members(ctx); err != nil {
+		return err
+	}
+	if due = l.due(group, members, refresh); len(due) == 0 {
+		return nil
+	}
 	approved, err := l.Store.ShrinkApproved(ctx, group.ID)
 	if err != nil {
 		return err
@@ -339,16 +345,27 @@ type round struct {
 	approved bool
 }
 
+// apply brings the members up to date. An entry that breaks the file is told so at once, also when the group does not get on for
+// another reason.
 func (r *round) apply(ctx context.Context, due []Member, members map[string]orchestrator.Member) error {
+	confirmed, err := r.bring(ctx, due, members)
+	if confirmed || len(r.bad) == 0 || ctx.Err() != nil {
+		return err
+	}
+	return errors.Join(err, r.Store.MarkBad(ctx, r.group.ID, r.fence, r.bad))
+}
+
+// bring asks one member after the other, never two at once; confirmed says that enough of them carry the generation.
+func (r *round) bring(ctx context.Context, due []Member, members map[string]orchestrator.Member) (confirmed bool, err error) {
 	rendering, err := r.render()
 	if err != nil {
-		return r.blame(ctx, due, members, err)
+		return false, r.blame(ctx, due, members, err)
 	}
 	for i := 0; i < len(due); i++ {
 		m := due[i]
 		answer, err := r.send(ctx, m, rendering, false)
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return false, context.Cause(ctx)
 		}
 		if err == nil && answer.Code == apply.Culprit && len(r.bad) < maxCulprits {
 			found, findErr := r.culprit(ctx, m, rendering, answer)
@@ -356,7 +373,7 @@ func (r *round) apply(ctx context.Context, due []Member, members map[string]orch
 				r.bad[found] = answer.Message
 				r.Log.Warn("an entry breaks the file and is taken out", "group", r.group.ID, "machine", found, "tool", answer.Message)
 				if rendering, err = r.render(); err != nil {
-					return r.blame(ctx, due, members, err)
+					return false, r.blame(ctx, due, members, err)
 				}
 				i-- // the same member again, without it
 				continue
@@ -364,19 +381,34 @@ func (r *round) apply(ctx context.Context, due []Member, members map[string]orch
 			err = findErr
 		}
 		if err == nil && answer.Code == apply.Stale {
-			return fmt.Errorf("member %s has seen a newer fence than %d: another worker applies", m.Name, r.fence)
+			return false, r.stale(ctx, members[m.Name], answer)
 		}
 		known := r.learn(members[m.Name], answer, err)
 		members[m.Name] = known
 		if err := r.Store.PutMember(ctx, known); err != nil {
-			return err
+			return false, err
 		}
 	}
 	return r.confirm(ctx, members)
 }
 
+// stale is about a member that has seen a newer fence than ours. Mostly another worker has taken over. When the lease is still ours, it is
+// the store that has forgotten: it was put back from a backup. Giving the lease back raises the fence, by one in each round, until the
+// member listens again; what its generation says about the backup is the shrink guard's and the operator's matter.
+func (r *round) stale(ctx context.Context, m orchestrator.Member, answer apply.Answer) error {
+	lease, ours, err := r.Store.AcquireLease(ctx, r.leaseName(), r.Holder, r.Lease)
+	if err != nil {
+		return err
+	}
+	if !ours || lease.Fence != r.fence {
+		return fmt.Errorf("member %s has seen a newer fence than %d: another worker applies", m.Name, r.fence)
+	}
+	m.Problem, m.Dirty, m.SeenAt = fmt.Sprintf("%s: %s; the database is older than the appliance", answer.Code, answer.Message), true, time.Now()
+	return errors.Join(fmt.Errorf("member %s: %s", m.Name, m.Problem), r.Store.PutMember(ctx, m), r.Store.ReleaseLease(ctx, r.leaseName(), r.Holder))
+}
+
 // confirm tells the store once enough members carry the generation.
-func (r *round) confirm(ctx context.Context, members map[string]orchestrator.Member) error {
+func (r *round) confirm(ctx context.Context, members map[string]orchestrator.Member) (confirmed bool, err error) {
 	carried := 0
 	for _, m := range members {
 		if m.Applied >= r.group.Generation && !m.Dirty {
@@ -384,17 +416,17 @@ func (r *round) confirm(ctx context.Context, members map[string]orchestrator.Mem
 		}
 	}
 	if carried < max(1, r.group.MinApplied) {
-		return nil
+		return false, nil
 	}
 	if r.group.Applied >= r.group.Generation && len(r.bad) == 0 {
-		return nil
+		return true, nil
 	}
 	if err := r.Store.Confirm(ctx, r.group.ID, r.fence, r.group.Generation, r.bad); err != nil {
-		return err
+		return false, err
 	}
 	r.Log.Info("generation applied", "group", r.group.ID, "generation", r.group.Generation, "entries", len(r.texts()), "members", carried)
 	r.Woken()
-	return nil
+	return true, nil
 }
 
 // texts are the entries to render: each one's newest text, or, when that is bad, the one that was live before.
@@ -447,10 +479,14 @@ func (r *round) isNew(machine string) bool {
 func (r *round) send(ctx context.Context, m Member, rendering Rendering, checkOnly bool) (apply.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
-	return m.Carrier.Apply(ctx, apply.Request{
+	answer, err := m.Carrier.Apply(ctx, apply.Request{
 		Unit: string(r.loop.group.Unit), Fence: r.fence, Generation: r.group.Generation, SHA256: apply.Sum(rendering.Files), Files: rendering.Files,
 		Rows: len(r.texts()), ShrinkApproved: r.approved, CheckOnly: checkOnly, Cut: r.cut(),
 	})
+	if err != nil {
+		return answer, fmt.Errorf("no answer: %w", err)
+	}
+	return answer, nil
 }
 
 // cut lists the addresses whose rules go or change with this generation.
@@ -462,6 +498,9 @@ func (r *round) cut() []netip.Addr {
 	for _, e := range r.entries {
 		if e.Owner == orchestrator.OwnerForeign || e.Generation <= r.group.Applied {
 			continue
+		}
+		if !e.Removed && (e.Bad != "" || r.bad[e.Machine] != "") {
+			continue // what was live stays as it is
 		}
 		for _, body := range []json.RawMessage{e.Live, e.Body} {
 			if len(body) == 0 || string(e.Live) == string(e.Body) && !e.Removed {
@@ -537,7 +576,7 @@ func (r *round) passesWithout(ctx context.Context, m Member, machines []string) 
 func (r *round) learn(m orchestrator.Member, answer apply.Answer, err error) orchestrator.Member {
 	switch {
 	case err != nil:
-		m.Problem = "no answer: " + err.Error()
+		m.Problem = err.Error()
 	case answer.Code == apply.Applied || answer.Code == apply.Unchanged:
 		m.Problem = ""
 	default:
@@ -554,6 +593,9 @@ func (r *round) learn(m orchestrator.Member, answer apply.Answer, err error) orc
 		switch answer.Code {
 		case apply.Newer, apply.Shrink: // these two need an operator's word; everything else heals by itself
 			m.Halted = m.Problem
+		}
+		if answer.Code == apply.Newer {
+			m.Applied = answer.Generation // what it carries, whatever we know of
 		}
 	}
 	b := r.retry[m.Name]
