@@ -1,0 +1,564 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"slipway/orchestrator"
+	"slipway/workers/appliance/apply"
+)
+
+func TestRoundAppliesAndConfirms(t *testing.T) {
+	b := setup(t, 2, 2)
+	woken := 0
+	b.cfg.Woken = func() { woken++ }
+	id := b.put("one")
+	must(t, b.round())
+	for i, x := range b.boxes {
+		if got := x.live(t); got != "# ours\n"+id+" one\n" {
+			t.Errorf("member %d has %q", i, got)
+		}
+	}
+	if s := b.state(id); !s.IsApplied() || woken != 1 {
+		t.Errorf("%+v, woken %d", s, woken)
+	}
+	must(t, b.round())
+	if n := len(b.boxes[0].applies()); n != 1 {
+		t.Errorf("%d applies of an unchanged state", n)
+	}
+	b.drop(id)
+	if b.state(id).IsApplied() {
+		t.Error("a removal counts before it is applied")
+	}
+	must(t, b.round())
+	if s := b.state(id); s.Found {
+		t.Errorf("a removed entry is left: %+v", s)
+	}
+}
+
+// A hundred entries that come in while an apply runs share the next one.
+func TestCoalescing(t *testing.T) {
+	b := setup(t, 1, 1)
+	started, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	b.boxes[0].gate = func(apply.Request) { once.Do(func() { close(started); <-release }) }
+	b.cfg.Gather, b.cfg.Poll = time.Millisecond, time.Millisecond
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { New(b.cfg).Run(ctx) })
+	defer running.Wait()
+	defer stop()
+
+	b.put("first")
+	<-started
+	for n := range 100 {
+		b.put(fmt.Sprint("host-", n))
+	}
+	close(release)
+	b.until("all is applied", func() bool { g := b.known(); return g.Applied == g.Generation })
+	if n := len(b.boxes[0].applies()); n > 3 {
+		t.Errorf("%d applies for a burst of 100 entries", n)
+	}
+	if n := strings.Count(b.boxes[0].live(t), "host-"); n != 100 {
+		t.Errorf("%d of 100 are live: %s", n, b.boxes[0].live(t))
+	}
+}
+
+// A busy group leaves its interval between two applies; an idle one answers at once.
+func TestInterval(t *testing.T) {
+	b := setup(t, 1, 1)
+	b.group.Interval = 300 * time.Millisecond
+	b.cfg.Groups = []Group{b.group}
+	b.cfg.Gather, b.cfg.Poll = time.Millisecond, time.Millisecond
+	var mu sync.Mutex
+	var at []time.Time
+	b.boxes[0].gate = func(apply.Request) { mu.Lock(); at = append(at, time.Now()); mu.Unlock() }
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { New(b.cfg).Run(ctx) })
+	defer running.Wait()
+	defer stop()
+	for n := range 3 {
+		id := b.put(fmt.Sprint("host-", n))
+		b.until("it is applied", func() bool { return b.state(id).IsApplied() })
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for i := 1; i < len(at); i++ {
+		if d := at[i].Sub(at[i-1]); d < 300*time.Millisecond-20*time.Millisecond {
+			t.Errorf("apply %d came %s after the one before", i, d)
+		}
+	}
+}
+
+func TestMinApplied(t *testing.T) {
+	for _, tc := range []struct {
+		min  int
+		want bool
+	}{{1, true}, {2, false}} {
+		t.Run(fmt.Sprint(tc.min), func(t *testing.T) {
+			b := setup(t, 2, tc.min)
+			b.boxes[1].away = true
+			id := b.put("one")
+			must(t, b.round())
+			s := b.state(id)
+			if s.IsApplied() != tc.want {
+				t.Errorf("applied %v with one of two members and min_applied %d", s.IsApplied(), tc.min)
+			}
+			if !tc.want && !strings.Contains(s.Problem, "no route to host") {
+				t.Errorf("the problem does not say why: %q", s.Problem)
+			}
+			if m := b.member(1); !m.Dirty || m.Applied != 0 {
+				t.Errorf("member %+v", m)
+			}
+		})
+	}
+}
+
+// A member that was away is dirty, catches up before the others get anything new, and counts again then.
+func TestDirtyMemberCatchesUpFirst(t *testing.T) {
+	b := setup(t, 2, 1)
+	b.boxes[1].away = true
+	b.put("one")
+	must(t, b.round())
+	b.boxes[1].set(func(x *box) { x.away = false })
+	var order []int
+	for i, x := range b.boxes {
+		x.gate = func(apply.Request) { order = append(order, i) }
+	}
+	b.put("two")
+	must(t, b.round())
+	if !slices.Equal(order, []int{1, 0}) {
+		t.Errorf("asked in the order %v", order)
+	}
+	if m := b.member(1); m.Dirty || m.Problem != "" || m.Applied != 2 {
+		t.Errorf("member %+v", m)
+	}
+	if b.boxes[0].live(t) != b.boxes[1].live(t) {
+		t.Error("members differ")
+	}
+}
+
+// A member that does not answer is left alone for a while, longer each time; the others go on.
+func TestAwayMemberBacksOff(t *testing.T) {
+	b := setup(t, 2, 1)
+	b.boxes[1].away = true
+	l := b.loop()
+	for n := range 5 {
+		b.put(fmt.Sprint("host-", n))
+		must(t, l.once(t.Context(), false))
+	}
+	if n := len(b.boxes[1].applies()); n != 1 {
+		t.Errorf("a member that is away was asked %d times", n)
+	}
+	if n := len(b.boxes[0].applies()); n != 5 {
+		t.Errorf("the other was asked %d times", n)
+	}
+}
+
+func TestCulprits(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		lineno bool
+		texts  []string
+		bad    []int
+		checks int // at most
+	}{
+		{"one by its line", true, []string{"a", "b", "bad", "c"}, []int{2}, 0},
+		{"several by their lines", true, []string{"bad1", "b", "bad2", "c"}, []int{0, 2}, 0},
+		{"one by halving", false, []string{"a", "b", "c", "d", "bad", "f", "g", "h"}, []int{4}, 4},
+		{"one in each half", false, []string{"bad1", "b", "bad2", "c"}, []int{0, 2}, 6},
+		{"all", false, []string{"bad1", "bad2"}, []int{0, 1}, 3},
+		{"the only one", false, []string{"bad"}, []int{0}, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := setup(t, 1, 1)
+			b.boxes[0].lineno = tc.lineno
+			old := b.put("old")
+			must(t, b.round())
+			var ids []string
+			for _, text := range tc.texts {
+				ids = append(ids, b.put(text))
+			}
+			must(t, b.round())
+			for i, id := range ids {
+				s := b.state(id)
+				if want := slices.Contains(tc.bad, i); (s.Bad != "") != want {
+					t.Errorf("%s: bad is %q", tc.texts[i], s.Bad)
+				}
+				if !s.IsApplied() {
+					t.Errorf("%s waits", tc.texts[i])
+				}
+				if want := "line"; tc.lineno && s.Bad != "" && !strings.Contains(s.Bad, want) {
+					t.Errorf("bad %q is not the tool's line", s.Bad)
+				}
+				if live := strings.Contains(b.boxes[0].live(t), id); live == slices.Contains(tc.bad, i) {
+					t.Errorf("%s is live: %v", tc.texts[i], live)
+				}
+			}
+			if !strings.Contains(b.boxes[0].live(t), old) {
+				t.Error("the old entry went")
+			}
+			if n := len(b.boxes[0].asked) - len(b.boxes[0].applies()); n > tc.checks {
+				t.Errorf("%d checks", n)
+			}
+			must(t, b.round())
+			if n := len(b.boxes[0].applies()); n > 2+len(tc.bad) {
+				t.Errorf("%d applies: a culprit is tried again and again", n)
+			}
+		})
+	}
+}
+
+// A row that is live keeps its last good text when its new one breaks the file, and goes on when the text is put right.
+func TestLiveRowKeepsItsText(t *testing.T) {
+	b := setup(t, 1, 1)
+	id := b.put("good")
+	must(t, b.round())
+	b.change(id, "bad")
+	other := b.put("other")
+	must(t, b.round())
+	if s := b.state(id); s.Bad == "" {
+		t.Error("nothing is said about it")
+	}
+	if got := b.boxes[0].live(t); !strings.Contains(got, id+" good\n") || !strings.Contains(got, other) {
+		t.Errorf("live: %q", got)
+	}
+	b.change(id, "better")
+	must(t, b.round())
+	if s := b.state(id); s.Bad != "" || !strings.Contains(b.boxes[0].live(t), id+" better\n") {
+		t.Errorf("%+v", s)
+	}
+}
+
+// When the file is broken without anything new in it, the appliance is at fault and nobody is parked.
+func TestBrokenApplianceBlamesNobody(t *testing.T) {
+	b := setup(t, 1, 1)
+	old := b.put("old")
+	must(t, b.round())
+	b.boxes[0].set(func(x *box) { x.broken = true })
+	id := b.put("new")
+	must(t, b.round())
+	for _, machine := range []string{old, id} {
+		if s := b.state(machine); s.Bad != "" || !strings.Contains(s.Problem, "syntax error") {
+			t.Errorf("%+v", s)
+		}
+	}
+	if m := b.member(0); m.Halted != "" || strings.Contains(m.Problem, "no answer") {
+		t.Errorf("member %+v", m)
+	}
+	b.boxes[0].set(func(x *box) { x.broken = false })
+	must(t, b.round())
+	if s := b.state(id); !s.IsApplied() || s.Problem != "" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A culprit hears of it also while the group as a whole does not get on.
+func TestCulpritIsToldWhileTheGroupStands(t *testing.T) {
+	b := setup(t, 2, 2)
+	b.boxes[1].away = true
+	id, other := b.put("bad"), b.put("fine")
+	must(t, b.round())
+	if s := b.state(id); s.Bad == "" {
+		t.Errorf("%+v", s)
+	}
+	if s := b.state(other); s.Bad != "" || s.IsApplied() {
+		t.Errorf("%+v", s)
+	}
+}
+
+// More culprits than one round takes out are found in the next ones; nobody else is blamed.
+func TestManyCulprits(t *testing.T) {
+	b := setup(t, 1, 1)
+	var bad []string
+	for n := range maxCulprits + 3 {
+		bad = append(bad, b.put(fmt.Sprint("bad-", n)))
+	}
+	good := b.put("good")
+	for range 2 {
+		if err := b.round(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, id := range bad {
+		if b.state(id).Bad == "" {
+			t.Errorf("a culprit was not found")
+		}
+	}
+	if s := b.state(good); s.Bad != "" || !s.IsApplied() {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestRendererRefusesNewRowsOnly(t *testing.T) {
+	b := setup(t, 1, 1)
+	first := b.put("dup-10.0.0.9")
+	must(t, b.round())
+	second, third := b.put("dup-10.0.0.9"), b.put("fine")
+	must(t, b.round())
+	if s := b.state(first); s.Bad != "" {
+		t.Errorf("a live row is blamed: %+v", s)
+	}
+	if s := b.state(second); s.Bad != "the same as another's" {
+		t.Errorf("%+v", s)
+	}
+	if s := b.state(third); !s.IsApplied() || s.Bad != "" {
+		t.Errorf("%+v", s)
+	}
+	if got := b.boxes[0].live(t); !strings.Contains(got, first) || strings.Contains(got, second) {
+		t.Errorf("live: %q", got)
+	}
+}
+
+// A fault of the renderer itself is nobody's: all members say it, and nothing is sent.
+func TestRendererFault(t *testing.T) {
+	b := setup(t, 1, 1)
+	b.group.Render = func([]Text) (Rendering, map[string]string, error) {
+		return Rendering{}, nil, errors.New("the template has no row")
+	}
+	id := b.put("one")
+	if err := b.round(); err == nil {
+		t.Error("no error")
+	}
+	if s := b.state(id); s.Bad != "" || !strings.Contains(s.Problem, "the template has no row") || len(b.boxes[0].asked) != 0 {
+		t.Errorf("%+v, asked %d", s, len(b.boxes[0].asked))
+	}
+}
+
+func TestForeignAndRemovedAreNotRendered(t *testing.T) {
+	r := &round{bad: map[string]string{"d": "broken"}, entries: []orchestrator.Entry{
+		{Machine: "a", Owner: orchestrator.OwnerSlipway, Body: []byte(`"a"`)},
+		{Machine: "b", Owner: orchestrator.OwnerForeign, Body: []byte(`"b"`)},
+		{Machine: "c", Owner: orchestrator.OwnerSlipway, Body: []byte(`"c"`), Removed: true},
+		{Machine: "d", Owner: orchestrator.OwnerSlipway, Body: []byte(`"d2"`), Live: []byte(`"d1"`)},
+		{Machine: "e", Owner: orchestrator.OwnerSlipway, Body: []byte(`"e"`), Bad: "said before"},
+	}}
+	want := []Text{{Machine: "a", Body: []byte(`"a"`)}, {Machine: "d", Body: []byte(`"d1"`)}}
+	if diff := cmp.Diff(want, r.texts()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// More than max(5, 2 %) of the rows go only by an operator's word.
+func TestShrinkHaltsUntilAWord(t *testing.T) {
+	b := setup(t, 1, 1)
+	var ids []string
+	for n := range 10 {
+		ids = append(ids, b.put(fmt.Sprint("host-", n)))
+	}
+	must(t, b.round())
+	before := b.boxes[0].live(t)
+	for _, id := range ids[:6] {
+		b.drop(id)
+	}
+	must(t, b.round())
+	if m := b.member(0); !strings.Contains(m.Halted, "6 of 10 rows") || b.boxes[0].live(t) != before {
+		t.Fatalf("member %+v", m)
+	}
+	if s := b.state(ids[0]); s.IsApplied() || !strings.Contains(s.Problem, "halted") {
+		t.Errorf("%+v", s)
+	}
+	n := len(b.boxes[0].asked)
+	must(t, b.round())
+	if len(b.boxes[0].asked) != n {
+		t.Error("a halted member is asked")
+	}
+	// A resume alone meets the guard again.
+	must(t, b.store.Resume(t.Context(), groupID, "dhcp-1", "0:root", "looked"))
+	must(t, b.round())
+	if m := b.member(0); m.Halted == "" || b.boxes[0].live(t) != before {
+		t.Fatalf("member %+v", m)
+	}
+	must(t, b.store.ApproveShrink(t.Context(), groupID, b.known().Generation, "0:root", "moved away"))
+	must(t, b.store.Resume(t.Context(), groupID, "dhcp-1", "0:root", "moved away"))
+	must(t, b.round())
+	if got := strings.Count(b.boxes[0].live(t), "host-"); got != 4 || !b.state(ids[0]).IsApplied() {
+		t.Errorf("%d rows are live", got)
+	}
+	// The word was for that generation only.
+	for _, id := range ids[6:] {
+		b.drop(id)
+	}
+	for n := range 8 {
+		b.put(fmt.Sprint("more-", n))
+	}
+	must(t, b.round())
+	for id := range b.runs {
+		b.drop(id)
+	}
+	must(t, b.round())
+	if b.member(0).Halted == "" {
+		t.Error("a later shrink went through on an old word")
+	}
+}
+
+// A store that is older than the appliance halts it and says so.
+func TestNewerGenerationHalts(t *testing.T) {
+	b := setup(t, 1, 1)
+	ahead := apply.Request{Unit: "dhcp", Fence: 1, Generation: 40, Files: []apply.File{{Name: "hosts.conf", Content: "# ours\nlater\n"}}, Rows: 1}
+	ahead.SHA256 = apply.Sum(ahead.Files)
+	if a := b.boxes[0].agent.Apply(t.Context(), ahead); a.Code != apply.Applied {
+		t.Fatalf("%+v", a)
+	}
+	id := b.put("one")
+	must(t, b.round())
+	m := b.member(0)
+	if !strings.Contains(m.Halted, "generation 40") || m.Applied != 40 || b.state(id).IsApplied() {
+		t.Errorf("member %+v", m)
+	}
+	if got := b.boxes[0].live(t); got != "# ours\nlater\n" {
+		t.Errorf("live: %q", got)
+	}
+}
+
+// A worker whose lease went to another stops at the first answer that says so, and records nothing.
+func TestStaleFenceStops(t *testing.T) {
+	b := setup(t, 2, 1)
+	b.boxes[0].gate = func(apply.Request) {
+		must(t, b.store.ReleaseLease(t.Context(), "group:"+groupID, "worker-1"))
+		lease, ok, err := b.store.AcquireLease(t.Context(), "group:"+groupID, "worker-2", time.Hour)
+		if err != nil || !ok {
+			t.Errorf("%v %v", ok, err)
+		}
+		newer := apply.Request{Unit: "dhcp", Fence: lease.Fence, Generation: 1, Files: []apply.File{{Name: "hosts.conf", Content: "# the other's\n"}}}
+		newer.SHA256 = apply.Sum(newer.Files)
+		if a := b.boxes[0].agent.Apply(t.Context(), newer); a.Code != apply.Applied {
+			t.Errorf("%+v", a)
+		}
+	}
+	id := b.put("one")
+	if err := b.round(); err == nil || !strings.Contains(err.Error(), "another worker") {
+		t.Errorf("error %v", err)
+	}
+	if b.state(id).IsApplied() || len(b.boxes[1].asked) != 0 || b.boxes[0].live(t) != "# the other's\n" {
+		t.Error("it went on")
+	}
+	if m := b.member(0); m.Problem != "" || m.Dirty {
+		t.Errorf("member %+v", m)
+	}
+	if err := b.round(); err != nil || b.state(id).IsApplied() {
+		t.Errorf("without the lease: %v", err)
+	}
+}
+
+// A database that was put back gives out fences that the appliance has seen before; it gets past them by itself.
+func TestForgottenFence(t *testing.T) {
+	b := setup(t, 1, 1)
+	seen := apply.Request{Unit: "dhcp", Fence: 4, Generation: 0, Files: []apply.File{{Name: "hosts.conf", Content: "# ours\n"}}}
+	seen.SHA256 = apply.Sum(seen.Files)
+	if a := b.boxes[0].agent.Apply(t.Context(), seen); a.Code != apply.Applied {
+		t.Fatalf("%+v", a)
+	}
+	id := b.put("one")
+	for range 3 {
+		if err := b.round(); err == nil || !strings.Contains(err.Error(), "older than the appliance") {
+			t.Fatalf("error %v", err)
+		}
+	}
+	if m := b.member(0); !strings.Contains(m.Problem, "stale") {
+		t.Errorf("member %+v", m)
+	}
+	must(t, b.round())
+	if !b.state(id).IsApplied() || b.member(0).Problem != "" {
+		t.Errorf("%+v", b.member(0))
+	}
+}
+
+// A lease that cannot be renewed ends the round: what is under way may be another worker's by then.
+func TestLostLeaseEndsTheRound(t *testing.T) {
+	b := setup(t, 1, 1)
+	b.cfg.Lease = 50 * time.Millisecond
+	b.cfg.Store = lostLease{b.store}
+	entered := make(chan struct{})
+	b.group.Members[0].Carrier = carrierFunc(func(ctx context.Context, _ apply.Request) (apply.Answer, error) {
+		close(entered)
+		<-ctx.Done()
+		return apply.Answer{}, ctx.Err()
+	})
+	b.put("one")
+	if err := b.round(); !errors.Is(err, errLeaseLost) {
+		t.Errorf("error %v", err)
+	}
+	<-entered
+}
+
+// lostLease gives the lease once.
+type lostLease struct{ orchestrator.Store }
+
+func (s lostLease) AcquireLease(ctx context.Context, name, holder string, length time.Duration) (orchestrator.Lease, bool, error) {
+	lease, ok, err := s.Store.AcquireLease(ctx, name, holder, time.Hour)
+	if err == nil && length == 50*time.Millisecond && lease.Fence == 1 {
+		must := s.ReleaseLease(ctx, name, holder)
+		_, _, other := s.Store.AcquireLease(ctx, name, "worker-2", time.Hour)
+		err = errors.Join(must, other)
+	}
+	return lease, ok, err
+}
+
+type carrierFunc func(context.Context, apply.Request) (apply.Answer, error)
+
+func (f carrierFunc) Apply(ctx context.Context, r apply.Request) (apply.Answer, error) {
+	return f(ctx, r)
+}
+
+// A worker that stops leaves the group to the next one at once.
+func TestStopGivesTheLeaseBack(t *testing.T) {
+	b := setup(t, 1, 1)
+	b.cfg.Poll, b.cfg.Gather = time.Millisecond, time.Millisecond
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { New(b.cfg).Run(ctx) })
+	id := b.put("one")
+	b.until("it is applied", func() bool { return b.state(id).IsApplied() })
+	stop()
+	running.Wait()
+	if lease, ok, err := b.store.AcquireLease(t.Context(), "group:"+groupID, "worker-2", time.Minute); !ok || err != nil {
+		t.Errorf("%+v %v", lease, err)
+	}
+}
+
+func TestRefreshReadsBack(t *testing.T) {
+	b := setup(t, 1, 1)
+	b.put("one")
+	must(t, b.round())
+	must(t, b.loop().once(t.Context(), true))
+	if a := b.boxes[0].answers; len(a) != 2 || a[1].Code != apply.Unchanged {
+		t.Errorf("%+v", a)
+	}
+}
+
+// The connections of an address are cut when its rules change or go, and only then.
+func TestCutList(t *testing.T) {
+	b := setup(t, 1, 1)
+	b.group.Addresses = addresses
+	kept, moved, gone := b.put("10.0.0.1"), b.put("10.0.0.2"), b.put("10.0.0.3")
+	must(t, b.round())
+	b.change(moved, "10.0.0.20")
+	b.drop(gone)
+	broken := b.put("10.0.0.4")
+	_ = kept
+	must(t, b.round())
+	cut := b.boxes[0].applies()[1].Cut
+	want := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.20"), netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.4")}
+	if diff := cmp.Diff(want, cut, cmpopts.EquateComparable(netip.Addr{}), cmpopts.SortSlices(netip.Addr.Less)); diff != "" {
+		t.Error(diff)
+	}
+	b.change(broken, "bad")
+	b.put("10.0.0.5")
+	must(t, b.round())
+	applies := b.boxes[0].applies()
+	if last := applies[len(applies)-1].Cut; slices.Contains(last, netip.MustParseAddr("10.0.0.4")) {
+		t.Errorf("a machine whose change was refused loses its connections: %v", last)
+	}
+}
