@@ -68,6 +68,9 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, answer func(conte
 	case http.MethodHead:
 		page(w, http.StatusNotImplemented, "<html><body><h1>HTTP 501 Method Not Implemented</h1><p>Unknown HEAD not supported.<br /></p></body></html>")
 	default:
+		if s.bulk(w, r) {
+			return
+		}
 		if r.URL.Path == "/console" { // a WebSocket needs a newer xapi
 			w.Header().Set("Cache-Control", "no-cache, no-store")
 			w.Header().Set("Connection", "close")

@@ -36,8 +36,10 @@ var exceptions = map[string]map[int]string{
 	"restart":                 {25: surroundings, 27: "its token was noted outside of a call"},
 	"tasks_concurrency":       merge(map[int]string{89: turns, 105: turns}, span(133, 161, "the recorder tried to slow the attaching of disks down, which its pool never does")),
 	"tasks_start_in_progress": span(65, 68, "the call that its client gave up is not in the recording"),
-	"http_handlers":           merge(map[int]string{51: "the uuid is shown after the exchange only"}, span(61, 76, export), span(80, 98, export), span(103, 114, export)),
-	"events_semantics":        merge(span(17, 18, unseen), span(31, 35, unseen), map[int]string{39: unseen, 47: unseen, 63: unseen}),
+	"http_handlers": merge(
+		map[int]string{51: "the uuid is shown after the exchange only", 69: outside, 71: outside, 72: outside, 76: outside},
+		span(78, 98, bodiless), span(102, 112, bodiless)),
+	"events_semantics": merge(span(17, 18, unseen), span(31, 35, unseen), map[int]string{39: unseen, 47: unseen, 63: unseen}),
 }
 
 const (
@@ -46,7 +48,8 @@ const (
 	surroundings = "lists what else was in the recorded pool"
 	lost         = "follows from the disk that xenopsd's simulator lost"
 	xenstore     = "xenopsd's simulator forgets xenstore data"
-	export       = "export and import are not simulated, nor are their tasks"
+	bodiless     = "the request's body is not in the recording, and this is or follows from that request"
+	outside      = "its task was made outside of the recording"
 	unseen       = "needs a change that the recorder made outside of the recording"
 )
 

@@ -14,13 +14,11 @@ import (
 // http repeats a raw exchange over a connection of its own. Requests with a body cannot be repeated: recordings keep its length only.
 func (p *player) http(e *entry) {
 	p.report.Exchanges++
-	reason := ""
-	path, _, _ := strings.Cut(strings.TrimPrefix(firstWordAfterMethod(e.Request), "/"), "?")
+	reason, excepted := p.setup.exception(e)
 	switch {
-	case strings.HasPrefix(path, "export") || strings.HasPrefix(path, "import"):
-		reason = export
+	case excepted:
 	case e.BodyBytes > 0 || strings.Contains(e.Request, "{"):
-		reason = "the request's body is not in the recording; the package's own tests make the same calls"
+		reason = bodiless
 	case e.Head == "":
 		reason = "no answer was recorded"
 	}
@@ -35,14 +33,6 @@ func (p *player) http(e *entry) {
 		return
 	}
 	p.report.Agree++
-}
-
-func firstWordAfterMethod(request string) string {
-	words := strings.Fields(request)
-	if len(words) < 2 {
-		return ""
-	}
-	return words[1]
 }
 
 // repeat compares the status code, the headers that a client looks at, and the page of a refusal.
