@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,9 +37,10 @@ type Driver struct {
 
 // hold is a run in hand.
 type hold struct {
-	fence   int64
-	cancel  context.CancelCauseFunc
-	renewed time.Time // when the lease was last known to be ours
+	fence  int64
+	cancel context.CancelCauseFunc
+	// old interrupts the run half a lease after the lease was last known to be ours; a renewal winds it up again.
+	old *time.Timer
 }
 
 // New makes a Driver.
@@ -122,38 +124,53 @@ func (d *Driver) claim(ctx context.Context) bool {
 		return false
 	}
 	for _, claim := range claims {
-		d.wg.Go(func() { d.drive(ctx, claim, asked) })
+		runCtx, h := d.take(ctx, claim, asked)
+		d.wg.Go(func() { d.drive(runCtx, h, claim) })
 	}
 	return len(claims) == ask && free > ask
 }
 
-// drive ticks one run until it is put down.
-func (d *Driver) drive(ctx context.Context, claim orchestrator.Claim, since time.Time) {
+// take notes a run as in hand, before anything else is claimed.
+func (d *Driver) take(ctx context.Context, claim orchestrator.Claim, since time.Time) (context.Context, *hold) {
 	runCtx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	id, fence := claim.Run.ID, claim.Run.Fence
+	h := &hold{fence: claim.Run.Fence, cancel: cancel}
+	h.old = time.AfterFunc(time.Until(since.Add(d.Lease/2)), func() { cancel(errLeaseOld) })
 	d.mu.Lock()
-	d.held[id] = &hold{fence: fence, cancel: cancel, renewed: since}
-	d.mu.Unlock()
-	defer func() {
-		d.mu.Lock()
-		delete(d.held, id)
-		d.mu.Unlock()
-		d.Nudge() // a slot is free
-	}()
+	defer d.mu.Unlock()
+	d.held[claim.Run.ID] = h
+	return runCtx, h
+}
 
+// drive ticks one run until it is put down.
+func (d *Driver) drive(ctx context.Context, h *hold, claim orchestrator.Claim) {
+	id := claim.Run.ID
+	err := d.tick(ctx, &claim)
+	if err != nil {
+		d.letGo(ctx, id, h.fence, err)
+	}
+	h.old.Stop()
+	h.cancel(nil)
+	d.mu.Lock()
+	if d.held[id] == h {
+		delete(d.held, id)
+	}
+	d.mu.Unlock()
+	if err == nil {
+		d.Nudge() // a slot is free; after an error the next look is soon enough
+	}
+}
+
+// tick goes from step to step. nil means that the engine has put the run down.
+func (d *Driver) tick(ctx context.Context, claim *orchestrator.Claim) error {
 	for {
-		more, err := d.Engine.Tick(runCtx, d.Now(), &claim)
+		more, err := d.Engine.Tick(ctx, d.Now(), claim)
 		switch {
-		case err != nil:
-			d.letGo(ctx, id, fence, err)
-			return
-		case !more:
-			return
-		}
-		if runCtx.Err() != nil {
-			d.letGo(ctx, id, fence, context.Cause(runCtx))
-			return
+		case err != nil && ctx.Err() != nil:
+			return context.Cause(ctx) // why it was interrupted says more than where
+		case err != nil || !more:
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
 		}
 	}
 }
@@ -174,7 +191,7 @@ func (d *Driver) letGo(ctx context.Context, id string, fence int64, why error) {
 	}
 }
 
-// renew keeps the leases of the runs in hand alive, and interrupts those that are lost or that could not be renewed for half a lease.
+// renew keeps the leases of the runs in hand alive, and interrupts those that are lost.
 func (d *Driver) renew(ctx context.Context) {
 	ticker := time.NewTicker(d.Lease / 6)
 	defer ticker.Stop()
@@ -207,20 +224,18 @@ func (d *Driver) renew(ctx context.Context) {
 var errLeaseOld = errors.New("the lease could not be renewed for half its length")
 
 func (d *Driver) afterRenewal(asked map[string]int64, lost []string, err error, at time.Time) {
-	gone := map[string]bool{}
-	for _, id := range lost {
-		gone[id] = true
+	if err != nil {
+		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for id, h := range d.held {
 		switch {
-		case err == nil && gone[id] && asked[id] == h.fence:
+		case asked[id] != h.fence: // claimed meanwhile
+		case slices.Contains(lost, id):
 			h.cancel(orchestrator.ErrFenced)
-		case err == nil && asked[id] == h.fence:
-			h.renewed = at
-		case time.Since(h.renewed) > d.Lease/2:
-			h.cancel(errLeaseOld)
+		default:
+			h.old.Reset(time.Until(at.Add(d.Lease / 2)))
 		}
 	}
 }
