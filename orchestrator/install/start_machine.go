@@ -13,7 +13,7 @@ import (
 func startMachine(h orchestrator.Hypervisor) act {
 	var do act
 	do = func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
-		pool := s.Machine.Placement.Pool
+		pool, ended := s.Machine.Placement.Pool, false
 		if task := s.Handle(uninstall.HandleStart); task != "" {
 			state, err := h.ObserveTask(ctx, pool, task)
 			switch {
@@ -32,6 +32,7 @@ func startMachine(h orchestrator.Hypervisor) act {
 			if state.State == orchestrator.TaskFailed {
 				return orchestrator.Outcome{}, state.Err
 			}
+			ended = state.State == orchestrator.TaskSucceeded
 		}
 		vm, err := h.FindMachine(ctx, s.Ref())
 		switch {
@@ -41,6 +42,8 @@ func startMachine(h orchestrator.Hypervisor) act {
 			return orchestrator.Outcome{}, err
 		case vm.Power == "running":
 			return orchestrator.Finished("VM %s runs on host %s", vm.UUID, vm.Host)
+		case ended:
+			return orchestrator.Outcome{}, orchestrator.Errorf("start_machine", orchestrator.Transient, "VM %s was started and is %s", vm.UUID, vm.Power)
 		}
 		task, err := h.StartMachine(ctx, s.Ref(), s.Machine.Placement.Host)
 		if orchestrator.KindOf(err) == orchestrator.Exhausted {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"slipway/orchestrator"
 )
@@ -21,7 +22,8 @@ const (
 
 // StopMachine shuts the VM down, cleanly if the guest can, otherwise at once.
 func StopMachine(h orchestrator.Hypervisor) act {
-	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+	var do act
+	do = func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
 		pool := s.Machine.Placement.Pool
 		if pool == "" {
 			return orchestrator.Finished("the machine was never placed")
@@ -29,7 +31,8 @@ func StopMachine(h orchestrator.Hypervisor) act {
 		if pending, err := underWay(ctx, h, s, HandleStart); pending || err != nil {
 			return waitForTask(s, HandleStart, "waiting for the start to end before it is stopped", err)
 		}
-		if pending, err := shutdown(ctx, h, s); pending || err != nil {
+		ended, err := shutdown(ctx, h, s)
+		if ended == orchestrator.TaskPending || err != nil {
 			return waitForTask(s, handleStop, "waiting for the shutdown", err)
 		}
 		vm, err := h.FindMachine(ctx, s.Ref())
@@ -40,45 +43,54 @@ func StopMachine(h orchestrator.Hypervisor) act {
 			return orchestrator.Outcome{}, err
 		case vm.Power == "halted":
 			return orchestrator.Finished("VM %s is halted", vm.UUID)
+		case ended == orchestrator.TaskSucceeded:
+			return orchestrator.Outcome{}, orchestrator.Errorf("stop_machine", orchestrator.Transient, "VM %s was shut down and is %s", vm.UUID, vm.Power)
 		}
-		return stop(ctx, h, s, vm, s.Handle(handleStopHard) != "" || !vm.GuestLive)
+		return stop(ctx, h, s, vm, s.Handle(handleStopHard) != "" || !vm.GuestLive, do)
 	}
+	return do
 }
 
-func stop(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step, vm orchestrator.VM, hard bool) (orchestrator.Outcome, error) {
+// stop begins the shutdown and has the step look again: it may have ended already.
+func stop(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step, vm orchestrator.VM, hard bool, look act) (orchestrator.Outcome, error) {
 	ref := s.Ref()
 	ref.VM = vm.UUID
 	task, err := h.StopMachine(ctx, ref, hard)
 	if err != nil {
 		return orchestrator.Outcome{}, err
 	}
-	if task != "" {
-		if err := s.Record(ctx, handleStop, task); err != nil {
-			return orchestrator.Outcome{}, err
-		}
+	if task == "" {
+		return orchestrator.WaitFor("", time.Second, "waiting for the shutdown")
 	}
-	return orchestrator.WaitFor(orchestrator.WakeTask(ref.Pool, task), 0, "waiting for the shutdown")
+	if err := s.Record(ctx, handleStop, task); err != nil {
+		return orchestrator.Outcome{}, err
+	}
+	return look(ctx, s)
 }
 
-// shutdown follows the shutdown that this step began; after a clean one that failed the next is a hard one.
-func shutdown(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step) (pending bool, err error) {
+// shutdown follows the shutdown that this step began and tells how its task ended, "" when there is none; after a clean one that failed
+// the next is a hard one.
+func shutdown(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step) (orchestrator.TaskState, error) {
 	pool, task := s.Machine.Placement.Pool, s.Handle(handleStop)
 	if task == "" {
-		return false, nil
+		return "", nil
 	}
 	state, err := h.ObserveTask(ctx, pool, task)
 	if err != nil || state.State == orchestrator.TaskPending {
-		return true, err
+		return state.State, err
 	}
 	forget(ctx, h, s, pool, task)
 	if err := s.Record(ctx, handleStop, ""); err != nil {
-		return false, err
+		return "", err
 	}
 	if state.State == orchestrator.TaskFailed {
+		if s.Handle(handleStopHard) != "" {
+			return state.State, state.Err
+		}
 		s.Log.Info("clean shutdown failed, pulling the plug", "error", state.Err)
-		return false, s.Record(ctx, handleStopHard, "yes")
+		return state.State, s.Record(ctx, handleStopHard, "yes")
 	}
-	return false, nil
+	return state.State, nil
 }
 
 // underWay reports whether the task of a handle is pending: what it does would come after its undo.
@@ -100,7 +112,8 @@ func waitForTask(s *orchestrator.Step, handle, reason string, err error) (orches
 
 // DestroyMachine removes the VM and the disks recorded for it, and records the machine as absent once nothing of it is found.
 func DestroyMachine(h orchestrator.Hypervisor) act {
-	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+	var do act
+	do = func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
 		pool := s.Machine.Placement.Pool
 		if pool == "" {
 			s.Machine.Presence = orchestrator.Absent
@@ -109,7 +122,8 @@ func DestroyMachine(h orchestrator.Hypervisor) act {
 		if pending, err := underWay(ctx, h, s, HandleClone); pending || err != nil {
 			return waitForTask(s, HandleClone, "waiting for the clone to end before it is removed", err)
 		}
-		if pending, err := shutdown(ctx, h, s); pending || err != nil {
+		ended, err := shutdown(ctx, h, s)
+		if ended == orchestrator.TaskPending || err != nil {
 			return waitForTask(s, handleStop, "waiting for the shutdown", err)
 		}
 		disks := recordedDisks(s)
@@ -118,9 +132,11 @@ func DestroyMachine(h orchestrator.Hypervisor) act {
 		case errors.Is(err, orchestrator.ErrNotFound):
 		case err != nil:
 			return orchestrator.Outcome{}, err
+		case vm.Power != "halted" && ended == orchestrator.TaskSucceeded:
+			return orchestrator.Outcome{}, orchestrator.Errorf("destroy_machine", orchestrator.Transient, "VM %s was shut down and is %s", vm.UUID, vm.Power)
 		case vm.Power != "halted":
 			// It was halted when stop_machine looked: a start whose answer was lost came late.
-			return stop(ctx, h, s, vm, true)
+			return stop(ctx, h, s, vm, true, do)
 		default:
 			for _, d := range vm.Disks {
 				if !slices.Contains(disks, d.UUID) {
@@ -144,6 +160,7 @@ func DestroyMachine(h orchestrator.Hypervisor) act {
 		s.Machine.Presence, s.Machine.VM, s.Machine.Disks = orchestrator.Absent, "", nil
 		return orchestrator.Finished("VM and %d disks are gone", len(disks))
 	}
+	return do
 }
 
 // ReleaseAddresses gives back what place promised; addresses, MAC and port rest first.
