@@ -66,6 +66,8 @@ func (w *World) reach(op string, g orchestrator.Guest) (*vm, error) {
 		return nil, orchestrator.Errorf(op, orchestrator.Transient, "the firewall drops the installer at %s", g.Address)
 	case v.machine != g.Machine, v.guest.hostKey != g.HostKey && (g.Own || v.guest.hostKey != templateKey):
 		return nil, orchestrator.Errorf(op, orchestrator.Permanent, "somebody else answers at %s", g.Address)
+	case v.guest.left && op != "Probe" && op != "Leave":
+		return nil, orchestrator.Errorf(op, orchestrator.Permanent, "%s does not let the installer in", g.Address)
 	}
 	return v, nil
 }
@@ -164,18 +166,17 @@ func (w *World) Inspect(_ context.Context, g orchestrator.Guest) (orchestrator.I
 	return orchestrator.Inspection{Identity: v.guest.identity, Checks: map[string]string{"packages": "ok"}}, w.pass(p, After)
 }
 
-// Leave implements orchestrator.Installer.
+// Leave implements orchestrator.Installer. Whatever else the installer asks afterwards, the guest does not let it in.
 func (w *World) Leave(_ context.Context, g orchestrator.Guest) error {
 	p, err := w.enter("Leave")
 	if err != nil {
 		return err
 	}
-	if err := w.pass(p, Before); err != nil {
+	v, err := w.reach("Leave", g)
+	if err != nil {
 		return err
 	}
-	if _, err := w.reach("Leave", g); err != nil {
-		return err
-	}
+	v.guest.left = true
 	return w.pass(p, After)
 }
 

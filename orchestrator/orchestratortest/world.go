@@ -64,6 +64,7 @@ type guest struct {
 	jobs     map[string]*job
 	identity string
 	hostKey  string
+	left     bool // the installer has taken its way in out of it
 }
 
 type job struct {
@@ -257,8 +258,8 @@ func (w *World) Describe() []string {
 				sizes = append(sizes, d.gib)
 			}
 		}
-		lines = append(lines, fmt.Sprintf("vm %q machine %s tagged %t template %t %s on %s busy %q %d MiB %d vcpus mac %s network %s disks %v jobs %v identity %t key %q",
-			v.name, v.machine, v.tagged, v.template, v.power, v.host, v.busy, v.memory, v.vcpus, v.mac, v.network, sizes, ended, v.guest.identity != "", v.guest.hostKey))
+		lines = append(lines, fmt.Sprintf("vm %q machine %s tagged %t template %t %s on %s busy %q %d MiB %d vcpus mac %s network %s disks %v jobs %v identity %t key %q left %t",
+			v.name, v.machine, v.tagged, v.template, v.power, v.host, v.busy, v.memory, v.vcpus, v.mac, v.network, sizes, ended, v.guest.identity != "", v.guest.hostKey, v.guest.left))
 	}
 	for _, d := range w.disks {
 		if !attached[d.uuid] {
