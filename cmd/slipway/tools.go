@@ -12,6 +12,7 @@ import (
 	"slipway/orchestrator/uninstall"
 	"slipway/schemas"
 	"slipway/sim/xapi"
+	"slipway/sim/xapi/replay"
 	"slipway/sim/xvp"
 	"slipway/workers/appliance/agent"
 	"slipway/workers/firewall/iptables"
@@ -77,8 +78,9 @@ func (checkCmd) Run(e *env) error {
 }
 
 type simCmd struct {
-	Xapi simXapiCmd `cmd:"" help:"A XenServer pool: JSON-RPC, XML-RPC, tasks, events, consoles."`
-	XVP  simXVPCmd  `cmd:"" name:"xvp" help:"A stand-in for xvp; takes xvp's own options." passthrough:""`
+	Xapi   simXapiCmd   `cmd:"" help:"A XenServer pool: JSON-RPC, XML-RPC, tasks, events, consoles."`
+	Replay simReplayCmd `cmd:"" help:"Play recordings of a real toolstack against the XenAPI simulator and print how far they agree."`
+	XVP    simXVPCmd    `cmd:"" name:"xvp" help:"A stand-in for xvp; takes xvp's own options." passthrough:""`
 }
 
 type simXapiCmd struct {
@@ -95,6 +97,15 @@ type simXapiCmd struct {
 func (c simXapiCmd) Run(e *env) error {
 	return xapi.Main(e.ctx, xapi.Options{Listen: c.Listen, User: c.User, Password: orchestrator.NewSecret(c.Password), TLS: c.TLS,
 		Hosts: c.Hosts, Seed: c.Seed, Faults: c.Faults, Latency: c.Latency, Logger: e.log}, e.stdout)
+}
+
+type simReplayCmd struct {
+	Dir string `arg:"" type:"existingdir" help:"Directory of recordings: JSON lists of exchanges."`
+}
+
+func (c simReplayCmd) Run(e *env) error {
+	_, err := replay.Run(e.ctx, c.Dir, e.stdout)
+	return err
 }
 
 type simXVPCmd struct {
