@@ -123,13 +123,13 @@ func (l *Ledger) refusesPool(pool Pool, req PlaceRequest) string {
 	if pool.Strategy == NAT && !l.freeAddress(pool.Public).IsValid() {
 		return "no public address is free"
 	}
-	if len(pool.DHCP) > 0 && l.lightest(pool.DHCP) == "" {
+	if len(pool.DHCP) > 0 && l.lightest(pool.DHCP, nil) == "" {
 		return "every DHCP group is full"
 	}
-	if l.lightest(pool.Firewall) == "" {
+	if l.lightest(pool.Firewall, nil) == "" {
 		return "every firewall group is full"
 	}
-	if group := l.lightest(pool.Console); group == "" || l.freePort(group, pool.ConsolePorts) == 0 {
+	if l.lightest(pool.Console, l.hasPort(pool)) == "" {
 		return "no console port is free"
 	}
 	return ""
@@ -166,10 +166,10 @@ func (l *Ledger) promise(pool Pool, host, sr string, req PlaceRequest) Placement
 	}
 	p.MAC = l.takeMAC(pool.MACPrefix)
 	if len(pool.DHCP) > 0 {
-		p.DHCP = l.takeGroup(pool.DHCP)
+		p.DHCP = l.takeGroup(pool.DHCP, nil)
 	}
-	p.Firewall = l.takeGroup(pool.Firewall)
-	p.Console = l.takeGroup(pool.Console)
+	p.Firewall = l.takeGroup(pool.Firewall, nil)
+	p.Console = l.takeGroup(pool.Console, l.hasPort(pool))
 	p.ConsolePort = l.freePort(p.Console, pool.ConsolePorts)
 	if l.Ports[p.Console] == nil {
 		l.Ports[p.Console] = map[uint16]bool{}
@@ -214,12 +214,17 @@ func (l *Ledger) freePort(group string, r PortRange) uint16 {
 	return 0
 }
 
-// lightest is the group with the most room, "" when all are full.
-func (l *Ledger) lightest(ids []string) string {
+// hasPort tells the console groups that have a port left for a pool: a resting port is taken, though its machine is counted no more.
+func (l *Ledger) hasPort(pool Pool) func(string) bool {
+	return func(group string) bool { return l.freePort(group, pool.ConsolePorts) != 0 }
+}
+
+// lightest is the group with the most room, "" when all are full. fits may refuse further ones.
+func (l *Ledger) lightest(ids []string, fits func(string) bool) string {
 	best := ""
 	for _, id := range ids {
 		g, ok := l.Groups[id]
-		if !ok || g.Capacity > 0 && g.Entries >= g.Capacity {
+		if !ok || g.Capacity > 0 && g.Entries >= g.Capacity || fits != nil && !fits(id) {
 			continue
 		}
 		if best == "" || g.Entries < l.Groups[best].Entries {
@@ -229,8 +234,8 @@ func (l *Ledger) lightest(ids []string) string {
 	return best
 }
 
-func (l *Ledger) takeGroup(ids []string) string {
-	id := l.lightest(ids)
+func (l *Ledger) takeGroup(ids []string, fits func(string) bool) string {
+	id := l.lightest(ids, fits)
 	g := l.Groups[id]
 	g.Entries++
 	l.Groups[id] = g
@@ -250,9 +255,18 @@ func refusals(considered []Considered) []string {
 	return out
 }
 
+// maxExplained bounds what the journal keeps of a decision; the chosen candidate is kept in any case.
+const maxExplained = 64
+
 func explain(considered []Considered) json.RawMessage {
-	if len(considered) > 64 {
-		considered = considered[:64]
+	if len(considered) > maxExplained {
+		all := considered
+		considered = all[:maxExplained:maxExplained]
+		for _, c := range all[maxExplained:] {
+			if c.Chosen {
+				considered = append(considered, c)
+			}
+		}
 	}
 	body, err := json.Marshal(considered)
 	if err != nil {
