@@ -5,13 +5,14 @@
 set -eu
 
 packages="isc-dhcp-server iptables conntrack iproute2 openssh-server openssh-client busybox-static udhcpc
-rabbitmq-server postgresql-15 python3-pika python3-os-xenapi nodejs"
+rabbitmq-server postgresql-15 python3-pika python3-os-xenapi nodejs npm procps sudo make gcc libc6-dev"
 
 missing=
 for p in $packages; do
   # A package counts when dpkg says it is installed, or when the program it is wanted for is there by other means.
   case $p in
     nodejs) command -v node >/dev/null 2>&1 && continue ;;
+    npm | gcc | make) command -v "$p" >/dev/null 2>&1 && continue ;;
   esac
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $p"
 done
