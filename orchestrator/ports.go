@@ -182,6 +182,8 @@ type Job struct {
 	Hostname      string
 	SSHKeys       []string
 	HostKeySecret Secret // OpenSSH PEM
+	// AdministratorPassword is what the customer logs in with on a Windows image; other images do not use it.
+	AdministratorPassword Secret
 }
 
 // JobState is how a job stands.
@@ -227,6 +229,7 @@ type Vault interface {
 const (
 	SealedHostKey = "host_key"
 	SealedConsole = "console_password"
+	SealedAdmin   = "administrator_password"
 )
 
 // Desired is what steps ask about appliances; every Store is one.

@@ -28,6 +28,14 @@ const (
 // HostKeyPolicy says which host key is accepted when.
 type HostKeyPolicy string
 
+// Transport says how an entry's guests are reached.
+type Transport string
+
+const (
+	TransportSSH   Transport = "ssh"   // scripts are run by bash; the default
+	TransportWinRM Transport = "winrm" // scripts are run by Windows PowerShell 5.1
+)
+
 // TemplateThenMachine accepts the template's own host key, or the machine's, until the machine's has been seen; then the machine's alone.
 const TemplateThenMachine HostKeyPolicy = "template-then-machine"
 
@@ -41,17 +49,20 @@ const (
 var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 var imagePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 var scriptPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}\.sh$`)
+var powerShellPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}\.ps1$`)
 var packagePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)
 var userPattern = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
 
 // Entry is how one family of images is installed.
 type Entry struct {
-	Family  string
-	Images  []string
-	User    string // first login, with the installer's key
-	Account string // whose authorized_keys gets the customer's keys; made when it is not there
-	Become  Become
-	HostKey HostKeyPolicy
+	Family string
+	Images []string
+	// Transport chooses the installer; scripts of a winrm entry end in .ps1.
+	Transport Transport
+	User      string // first login, with the installer's key
+	Account   string // whose authorized_keys gets the customer's keys; made when it is not there
+	Become    Become
+	HostKey   HostKeyPolicy
 	// Packages are installed where they are missing, by the system's own package manager and from its own sources.
 	Packages []string
 	Ports    []uint16 // what the installer's firewall rule opens; the first one is the one that is dialled
@@ -129,10 +140,11 @@ func (c *Catalogue) Entry(image string) (Entry, error) {
 }
 
 type manifest struct {
-	Family  string   `yaml:"family"`
-	Extends string   `yaml:"extends"`
-	Images  []string `yaml:"images"`
-	Login   struct {
+	Family    string    `yaml:"family"`
+	Extends   string    `yaml:"extends"`
+	Transport Transport `yaml:"transport"`
+	Images    []string  `yaml:"images"`
+	Login     struct {
 		User   string `yaml:"user"`
 		Become Become `yaml:"become"`
 	} `yaml:"login"`
@@ -168,17 +180,20 @@ func loadEntry(fsys fs.FS, dir string) (Entry, error) {
 	if err := decoder.Decode(new(manifest)); !errors.Is(err, io.EOF) {
 		return Entry{}, fmt.Errorf("%s: has more than one document: keep the first", file)
 	}
+	if m.Transport == "" {
+		m.Transport = TransportSSH
+	}
 	if err := m.check(dir); err != nil {
 		return Entry{}, fmt.Errorf("%s: %w", file, err)
 	}
-	entry := Entry{Family: m.Family, Images: m.Images, User: m.Login.User, Become: m.Login.Become, Account: m.Account, HostKey: m.HostKey, Packages: m.Packages, Ports: m.Ports}
+	entry := Entry{Family: m.Family, Images: m.Images, Transport: m.Transport, User: m.Login.User, Become: m.Login.Become, Account: m.Account, HostKey: m.HostKey, Packages: m.Packages, Ports: m.Ports}
 	steps := append(slices.Clone(m.Steps), manifestStep{Name: "checks", Script: m.Checks.Script, Timeout: m.Checks.Timeout})
 	for i, s := range steps {
 		step := Step{Name: s.Name, Checks: i == len(steps)-1}
 		if step.Timeout, err = timeout(s.Timeout); err != nil {
 			return Entry{}, fmt.Errorf("%s: step %s: %w", file, s.Name, err)
 		}
-		if step.Script, err = readScript(fsys, dir, m.Extends, s.Script); err != nil {
+		if step.Script, err = readScript(fsys, m.Transport, dir, m.Extends, s.Script); err != nil {
 			return Entry{}, fmt.Errorf("%s: step %s: %w", file, s.Name, err)
 		}
 		entry.Steps = append(entry.Steps, step)
@@ -194,6 +209,12 @@ func (m *manifest) check(dir string) error {
 	}
 	if m.Extends != "" && (!namePattern.MatchString(m.Extends) || m.Extends == dir) {
 		bad("extends", fmt.Sprintf("%q is no other entry", m.Extends), "name a folder of the catalogue, or take the line out")
+	}
+	if m.Transport != TransportSSH && m.Transport != TransportWinRM {
+		bad("transport", fmt.Sprintf("%q is unknown", m.Transport), "use ssh or winrm")
+	}
+	if m.Transport == TransportWinRM && len(m.Packages) > 0 {
+		bad("packages", "are of no use over winrm", "install them in a script")
 	}
 	if len(m.Images) == 0 {
 		bad("images", "is empty", "list the image ids it serves")
@@ -212,7 +233,7 @@ func (m *manifest) check(dir string) error {
 	if m.Login.Become != BecomeNone && m.Login.Become != BecomeSudo {
 		bad("login.become", fmt.Sprintf("%q is unknown", m.Login.Become), "use none or sudo")
 	}
-	if m.Login.Become == BecomeNone && m.Login.User != "root" {
+	if m.Transport == TransportSSH && m.Login.Become == BecomeNone && m.Login.User != "root" {
 		bad("login.become", "is none, but the user is not root", "use sudo, or log in as root")
 	}
 	if m.HostKey != TemplateThenMachine {
@@ -248,9 +269,13 @@ func timeout(text string) (time.Duration, error) {
 }
 
 // readScript looks in the entry's own folder, then in the one that it extends.
-func readScript(fsys fs.FS, dir, extends, name string) ([]byte, error) {
-	if !scriptPattern.MatchString(name) {
-		return nil, fmt.Errorf("script: %q is no script's name: use a file of the folder that ends in .sh", name)
+func readScript(fsys fs.FS, transport Transport, dir, extends, name string) ([]byte, error) {
+	pattern, ending, first, by := scriptPattern, ".sh", "#!/bin/bash\n", "bash"
+	if transport == TransportWinRM {
+		pattern, ending, first, by = powerShellPattern, ".ps1", "#requires -Version 5.1\n", "Windows PowerShell"
+	}
+	if !pattern.MatchString(name) {
+		return nil, fmt.Errorf("script: %q is no script's name: use a file of the folder that ends in %s", name, ending)
 	}
 	text, err := readFile(fsys, path.Join(dir, name))
 	if errors.Is(err, fs.ErrNotExist) && extends != "" {
@@ -259,8 +284,8 @@ func readScript(fsys fs.FS, dir, extends, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("script: %w", err)
 	}
-	if !bytes.HasPrefix(text, []byte("#!/bin/bash\n")) {
-		return nil, fmt.Errorf("script: %s does not begin with #!/bin/bash: it is run by bash", name)
+	if !bytes.HasPrefix(text, []byte(first)) {
+		return nil, fmt.Errorf("script: %s does not begin with %s: it is run by %s", name, strings.TrimSpace(first), by)
 	}
 	return text, nil
 }
