@@ -27,9 +27,9 @@ var shared struct {
 	postgres *Database
 }
 
-// Main runs the tests of a package, stops and removes the shared servers, and exits. Goroutines that are left at the end of tests that
-// passed are printed and make it fail.
-func Main(m *testing.M) {
+// Main runs the tests of a package, stops and removes the shared servers, does what else is to be done after them, and exits. Goroutines
+// that are left at the end of tests that passed are printed and make it fail.
+func Main(m *testing.M, after ...func() error) {
 	shared.mu.Lock()
 	shared.running = true
 	shared.mu.Unlock()
@@ -43,6 +43,9 @@ func Main(m *testing.M) {
 	}
 	if d := shared.postgres; d != nil {
 		code = max(code, complain("remove PostgreSQL", d.remove()))
+	}
+	for _, f := range after {
+		code = max(code, complain("clean up", f()))
 	}
 	if code == 0 {
 		code = complain("after the tests", goleak.Find())

@@ -1,0 +1,178 @@
+package e2e
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"slipway/internal/testenv"
+	"slipway/internal/testnet"
+	"slipway/workers/postinstall"
+)
+
+// appliance is a machine of the site with a network, mounts and process ids of its own. Its sshd lets one key in, for one command: the agent.
+type appliance struct {
+	t       *testing.T
+	ns      *testnet.Namespace
+	dir     string
+	address string // where its sshd listens
+	key     string // private, of whoever may apply
+	hostKey string // public
+}
+
+// bootAppliance is process 1 of an appliance. As bash it collects the daemons that an agent leaves behind. Root's password in the machine's
+// own file may be one that sshd takes for a locked account.
+const bootAppliance = `
+set -euo pipefail
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/sshd
+mount -t proc proc /proc
+mount --bind "$1/shadow" /etc/shadow
+/usr/sbin/sshd -D -e -f "$1/sshd_config" &
+while :; do wait -n || true; [[ -n $(jobs -r) ]] || exit 1; done
+`
+
+// newAppliance boots one whose agent has the units that are given as YAML.
+func newAppliance(t *testing.T, ns *testnet.Namespace, address, program, units string) *appliance {
+	t.Helper()
+	for _, tool := range []string{"sshd", "unshare", "mount", "bash"} {
+		testenv.Need(t, tool)
+	}
+	a := &appliance{t: t, ns: ns, dir: t.TempDir(), address: address}
+	host, hostLine, err := postinstall.NewHostKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, line, err := postinstall.NewHostKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.key, a.hostKey = key.Reveal(), hostLine
+	a.write("shadow", "root:*:20000:0:99999:7:::\nsshd:!:20000::::::\n", 0o600)
+	a.write("host_key", host.Reveal(), 0o600)
+	a.write("agent.yaml", "state_dir: "+a.path("state")+"\nunits:\n"+strings.ReplaceAll(units, "$DIR", a.dir), 0o600)
+	a.write("authorized_keys", fmt.Sprintf("restrict,command=\"%s agent apply --agent-config %s\" %s\n", program, a.path("agent.yaml"), strings.TrimSpace(line)), 0o600)
+	a.write("sshd_config", strings.Join([]string{
+		"ListenAddress " + address + ":22", "HostKey " + a.path("host_key"), "AuthorizedKeysFile " + a.path("authorized_keys"),
+		"PermitRootLogin forced-commands-only", "PasswordAuthentication no", "KbdInteractiveAuthentication no", "UsePAM no", "UseDNS no",
+		"StrictModes no", "PidFile none", "MaxStartups 100", "",
+	}, "\n"), 0o600)
+	return a
+}
+
+// boot starts it, once its files are complete.
+func (a *appliance) boot() {
+	a.t.Helper()
+	p := a.ns.Start("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "bash", "-c", bootAppliance, "appliance", a.dir)
+	testnet.Until(a.t, 20*time.Second, "the appliance's sshd to listen", func() bool {
+		select {
+		case <-p.Done():
+			a.t.Fatalf("the appliance ended at its boot:\n%s", p.Output())
+		default:
+		}
+		return strings.Contains(p.Output(), "Server listening on ")
+	})
+}
+
+func (a *appliance) path(name string) string { return filepath.Join(a.dir, name) }
+
+func (a *appliance) write(name, text string, mode os.FileMode) {
+	a.t.Helper()
+	if err := os.WriteFile(a.path(name), []byte(text), mode); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// read is a file of the appliance, "" while it is not there.
+func (a *appliance) read(name string) string {
+	a.t.Helper()
+	text, err := os.ReadFile(a.path(name))
+	if err != nil && !os.IsNotExist(err) {
+		a.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// The files of the three appliances.
+const (
+	hostsFile   = "hosts.conf"
+	rulesFile   = "rules.v4"
+	consoleFile = "slipway.conf"
+	dhcpdLog    = "dhcpd.log"
+)
+
+// newDHCP is a dhcpd that answers known machines only, though each subnet has a range: the range is what an unknown one would get.
+func newDHCP(t *testing.T, ns *testnet.Namespace, address, program string, pools []*pool) *appliance {
+	t.Helper()
+	dhcpd := testenv.Need(t, "dhcpd")
+	a := newAppliance(t, ns, address, program, "  dhcp: {driver: isc-dhcpd, main: $DIR/dhcpd.conf, include: $DIR/"+hostsFile+", dhcpd: "+dhcpd+
+		", pid_file: $DIR/dhcpd.pid, start: [$DIR/start.sh]}\n")
+	var main strings.Builder
+	main.WriteString("authoritative;\ndefault-lease-time 600;\nshared-network machines {\n")
+	for _, p := range pools {
+		fmt.Fprintf(&main, "  subnet %s netmask 255.255.240.0 {\n    option routers %s;\n    range %s %s;\n    deny unknown-clients;\n  }\n",
+			p.private.Addr(), p.at(p.private, 0, 1), p.at(p.private, 15, 1), p.at(p.private, 15, 9))
+	}
+	fmt.Fprintf(&main, "}\ninclude %q;\n", a.path(hostsFile))
+	a.write("dhcpd.conf", main.String(), 0o644)
+	a.write(hostsFile, "", 0o644)
+	a.write("leases", "", 0o644)
+	a.write("start.sh", fmt.Sprintf("#!/bin/sh\nsetsid %s -4 -f -d -user root -group root -cf %s -lf %s -pf %s lan </dev/null >>%s 2>&1 &\n",
+		dhcpd, a.path("dhcpd.conf"), a.path("leases"), a.path("dhcpd.pid"), a.path(dhcpdLog)), 0o755)
+	a.boot()
+	return a
+}
+
+// restarts counts dhcpd's starts in its own log.
+func (a *appliance) restarts() int {
+	return strings.Count(a.read(dhcpdLog), "Internet Systems Consortium DHCP Server")
+}
+
+// newFirewall forwards nothing by itself, and has a chain of somebody else's.
+func newFirewall(t *testing.T, ns *testnet.Namespace, address, program string) *appliance {
+	t.Helper()
+	for _, tool := range []string{"iptables-save", "iptables-restore", "conntrack"} {
+		testenv.Need(t, tool)
+	}
+	a := newAppliance(t, ns, address, program, "  firewall: {driver: iptables, rules: $DIR/"+rulesFile+", state: $DIR/firewall, revert_after: 1m}\n")
+	for _, rule := range []string{"-P FORWARD DROP", "-N SITE", "-A SITE -p udp --dport 123 -j ACCEPT", "-A FORWARD -j SITE",
+		"-t nat -N SITE", "-t nat -A SITE -s 172.16.0.0/12 -j MASQUERADE", "-t nat -A POSTROUTING -j SITE"} {
+		ns.MustRun(append([]string{"iptables"}, strings.Fields(rule)...)...)
+	}
+	a.boot()
+	return a
+}
+
+// foreign is what of the running rules is not slipway's, without counters.
+func (a *appliance) foreign() string {
+	var b strings.Builder
+	for line := range strings.Lines(a.ns.MustRun("iptables-save")) {
+		if !strings.HasPrefix(line, "#") && !strings.Contains(line, "SLIPWAY") {
+			line, _, _ = strings.Cut(line, " [")
+			b.WriteString(strings.TrimSpace(line) + "\n")
+		}
+	}
+	return b.String()
+}
+
+// newConsoles is a host with the stand-in for xvp, which fetches consoles from a pool; from none it serves a picture.
+func newConsoles(t *testing.T, ns *testnet.Namespace, address, program, pool string) *appliance {
+	t.Helper()
+	start := []string{program, "sim", "xvp", "-c", "$DIR/" + consoleFile, "-p", "$DIR/xvp.pid", "-l", "$DIR/xvp.log", "-listen", address}
+	if pool != "" {
+		start = append(start, "-xenapi", pool)
+	}
+	for i, word := range start {
+		start[i] = strconv.Quote(word)
+	}
+	a := newAppliance(t, ns, address, program, fmt.Sprintf("  console: {driver: xvp, target: $DIR/%s, program: %s, pid_file: $DIR/xvp.pid, start: [%s]}\n",
+		consoleFile, program, strings.Join(start, ", ")))
+	a.boot()
+	return a
+}

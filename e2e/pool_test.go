@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+
+	"slipway/internal/testnet"
+	"slipway/orchestrator"
+	simxapi "slipway/sim/xapi"
+	"slipway/workers/hypervisor/xapi"
+)
+
+// pool is a simulated pool: its toolstack answers over TLS in the management network, and to the test itself on loopback.
+type pool struct {
+	t        *testing.T
+	id       string
+	sim      *simxapi.Server
+	at       func(prefix netip.Prefix, third, fourth byte) netip.Addr
+	address  string // host:port in the management network
+	password string
+	pin      string
+	private  netip.Prefix // the third byte: 0 infrastructure, 4 to 7 machines, 15 unknown clients
+	public   netip.Prefix
+	network  string
+	local    *xapi.Client
+}
+
+// image is what all pools have.
+const image = "debian-12"
+
+// perPool is how many machines a pool has addresses for.
+const perPool = 1000
+
+// newPool plans the n-th pool; start makes it answer.
+func newPool(t *testing.T, n int) *pool {
+	return &pool{
+		t: t, id: fmt.Sprintf("pool-%c", 'a'+n), address: fmt.Sprintf("%s:%d", managerAddress, 443+n), password: rand.Text()[:12],
+		private: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 30, byte(16 * n), 0}), 20),
+		public:  netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(16 * n), 0}), 20),
+		at: func(prefix netip.Prefix, third, fourth byte) netip.Addr {
+			base := prefix.Addr().As4()
+			return netip.AddrFrom4([4]byte{base[0], base[1], base[2] + third, fourth})
+		},
+	}
+}
+
+// machines is the range of a prefix that is given out.
+func (p *pool) machines(prefix netip.Prefix) string {
+	return p.at(prefix, 4, 1).String() + "-" + p.at(prefix, 7, 250).String()
+}
+
+// start serves the pool until the test ends.
+func (p *pool) start(manager *testnet.Namespace, power func(simxapi.Power), address func(mac string) (string, bool)) {
+	p.t.Helper()
+	cert, pin, err := simxapi.SelfSigned(managerAddress)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.pin = pin
+	p.sim, err = simxapi.New(simxapi.Config{
+		User: "root", Password: orchestrator.NewSecret(p.password), Hosts: 2, Seed: uint64(p.private.Addr().As4()[2]), HostAddress: managerAddress, SameAddress: true,
+		SharedSR: true, Templates: []simxapi.Template{{Name: image, Image: image, DiskGiB: 10}}, HostMemory: 2 << 40, SRSize: 64 << 40,
+		Logger: slog.New(slog.DiscardHandler), OnPower: power, GuestAddress: address,
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	p.t.Cleanup(func() {
+		cancel()
+		p.sim.Close()
+		serving.Wait()
+	})
+	serve := func(listener net.Listener, err error) {
+		p.t.Helper()
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		serving.Go(func() {
+			if err := p.sim.Serve(ctx, listener, &cert); err != nil && ctx.Err() == nil {
+				p.t.Errorf("%s stopped: %v", p.id, err)
+			}
+		})
+	}
+	var listener net.Listener
+	manager.Do(func() { listener, err = net.Listen("tcp4", p.address) })
+	serve(listener, err)
+	listener, err = net.Listen("tcp4", "127.0.0.1:0")
+	serve(listener, err)
+	p.local, err = xapi.New(xapi.Config{Addresses: []string{"https://" + listener.Addr().String()}, User: "root",
+		Password: orchestrator.NewSecret(p.password), PinSHA256: []string{pin}, Originator: "test"})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { _ = p.local.Close(context.Background()) })
+	var networks map[string]struct {
+		UUID string   `json:"uuid"`
+		PIFs []string `json:"PIFs"`
+	}
+	if err := p.local.Call(p.t.Context(), "network.get_all_records", &networks); err != nil {
+		p.t.Fatal(err)
+	}
+	for _, n := range networks {
+		if len(n.PIFs) > 0 {
+			p.network = n.UUID
+		}
+	}
+}
+
+// config is the pool's section.
+func (p *pool) config(hostKey string) string {
+	return fmt.Sprintf(`
+  - id: %[1]s
+    network: %[2]s
+    xenapi: {addresses: ["https://%[3]s"], user: root, password: {file: %[1]s.password}, pin_sha256: "%[4]s"}
+    images: {%[5]s: {host_key: %[6]q}}
+    private: {prefix: %[7]s, gateway: %[8]s, ranges: [%[9]s]}
+    public: {prefix: %[10]s, gateway: %[11]s, ranges: [%[12]s]}
+    dhcp: [dhcp]
+    firewall: [firewall]
+    console: [console]
+    console_ports: 20000-20999
+    installer: [%[13]s]
+`, p.id, p.network, p.address, p.pin, image, strings.TrimSpace(hostKey), p.private, p.at(p.private, 0, 1), p.machines(p.private),
+		p.public, p.at(p.public, 0, 1), p.machines(p.public), installerAddress)
+}
