@@ -2,12 +2,14 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
 
 	"slipway/internal/config"
 	"slipway/orchestrator"
+	"slipway/store/queuelog"
 	"slipway/workers/intake/message"
 	"slipway/workers/queue"
 	"slipway/workers/queue/amqp"
@@ -17,10 +19,11 @@ import (
 // openQueue chooses the backend; it connects on first use.
 func openQueue(cfg *config.Config, store orchestrator.Store, log *slog.Logger) (queue.Queue, error) {
 	if cfg.Queue.Kind == "embedded" {
-		if kept, ok := store.(embedded.Log); ok {
-			return embedded.New(embedded.Config{Log: kept, Logger: log}), nil
+		kept, ok := queuelog.For(store)
+		if !ok {
+			return nil, errors.New("the database keeps no queue: use queue.kind amqp")
 		}
-		return embedded.New(embedded.Config{Log: &embedded.Memory{}, Logger: log}), nil
+		return embedded.New(embedded.Config{Log: kept, Logger: log}), nil
 	}
 	address, err := withPassword(cfg.Queue.URL, cfg.Queue.Password)
 	if err != nil {
