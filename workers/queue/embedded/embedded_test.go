@@ -131,3 +131,33 @@ func TestALeaseThatRanOutAnswersNothing(t *testing.T) {
 		}
 	})
 }
+
+// slowLog leases until its caller gives up, as a store in a transaction.
+type slowLog struct {
+	embedded.Memory
+	asked chan struct{}
+}
+
+func (l *slowLog) LeaseOrders(ctx context.Context, _ int, _ time.Duration) ([]embedded.Leased, error) {
+	close(l.asked)
+	<-ctx.Done()
+	return nil, orchestrator.E("store.LeaseOrders", orchestrator.Canceled, ctx.Err())
+}
+
+func TestAShutdownIsNotTheLogsFault(t *testing.T) {
+	log := &slowLog{asked: make(chan struct{})}
+	q := embedded.New(embedded.Config{Log: log})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- q.Orders(ctx, 1, func(context.Context, queue.Delivery) queue.Verdict { return queue.Ack() })
+	}()
+	<-log.asked
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := q.Healthy(); err != nil {
+		t.Errorf("the log was well: %v", err)
+	}
+}

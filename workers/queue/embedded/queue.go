@@ -75,7 +75,9 @@ func (q *Queue) Orders(ctx context.Context, prefetch int, handle queue.Handler) 
 		}
 		taken := take(free)
 		leased, err := q.lease(ctx, taken)
-		q.note(err)
+		if ctx.Err() == nil { // else the error says that we end, not that the log is away
+			q.note(err)
+		}
 		for range taken - len(leased) {
 			free <- struct{}{}
 		}
