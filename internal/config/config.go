@@ -88,7 +88,7 @@ type XenAPI struct {
 	User      string   `yaml:"user"`
 	Password  Secret   `yaml:"password"`
 	CAFile    string   `yaml:"ca_file"`
-	PinSHA256 string   `yaml:"pin_sha256"` // of the certificate, hex
+	PinSHA256 Words    `yaml:"pin_sha256"` // of the members' certificates, hex; one, or a list with one for each member
 	Insecure  bool     `yaml:"insecure"`   // take any certificate; logged at every start
 }
 
@@ -281,7 +281,7 @@ func (c *Config) resolve(dir string) {
 		}
 	}
 	abs(&c.StateDir, &c.Socket, &c.Templates, &c.Queue.CAFile, &c.DatabasePassword.File, &c.VaultKey.File, &c.LoginKey.File, &c.Queue.Password.File)
-	if file, ok := strings.CutPrefix(c.Database, "sqlite:"); ok && !filepath.IsAbs(file) {
+	if file, ok := strings.CutPrefix(c.Database, "sqlite:"); ok && file != "" && !filepath.IsAbs(file) {
 		c.Database = "sqlite:" + filepath.Join(dir, file)
 	}
 	for i := range c.Pools {

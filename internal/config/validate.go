@@ -1,8 +1,10 @@
 package config
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"reflect"
 	"regexp"
@@ -10,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
 	"gopkg.in/yaml.v3"
 
 	"slipway/orchestrator"
@@ -21,12 +24,34 @@ func (c *Config) Validate() error {
 	add := func(field, problem, fix string) {
 		errs = append(errs, orchestrator.FieldError{Field: field, Problem: problem, Fix: fix})
 	}
-	if !strings.HasPrefix(c.Database, "sqlite:") && !strings.HasPrefix(c.Database, "postgres://") && !strings.HasPrefix(c.Database, "postgresql://") {
-		add("database", fmt.Sprintf("%q is not a database", clip(c.Database)), "write sqlite:PATH or postgres://USER@HOST/NAME")
+	c.validateDatabase(add)
+	for _, secret := range []struct {
+		field string
+		where Secret
+		fix   string
+	}{
+		{"vault_key", c.VaultKey, "name the file with 64 hex digits, such as `openssl rand -hex 32` prints"},
+		{"login_key", c.LoginKey, "name the private SSH key that the templates let in"},
+	} {
+		if secret.where.IsZero() {
+			add(secret.field, "is missing", secret.fix)
+		}
 	}
-	if u, err := url.Parse(c.Database); err == nil && u.User != nil {
-		if _, has := u.User.Password(); has {
-			add("database", "holds a password", "move it to database_password")
+	for _, n := range []struct {
+		field string
+		value int
+	}{{"workers", c.Workers}, {"queue.prefetch", c.Queue.Prefetch}} {
+		if n.value < 1 || n.value > 10000 {
+			add(n.field, fmt.Sprintf("%d is out of range", n.value), "use 1 to 10000")
+		}
+	}
+	if c.Quarantine < 0 {
+		add("quarantine", "is negative", "use 24h, or at least 1s")
+	}
+	if c.Notify.Webhook != "" {
+		// The address often is a secret itself and is not repeated.
+		if u, err := url.Parse(c.Notify.Webhook); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+			add("notify.webhook", "is not a URL", "write one such as https://alerts.example.net/slipway")
 		}
 	}
 	switch c.Queue.Kind {
@@ -95,6 +120,24 @@ func (c *Config) Validate() error {
 	return errs
 }
 
+// validateDatabase never repeats the text: it may hold a password.
+func (c *Config) validateDatabase(add func(field, problem, fix string)) {
+	const fix = "write sqlite:PATH or postgres://USER@HOST/NAME"
+	if path, ok := strings.CutPrefix(c.Database, "sqlite:"); ok {
+		if path == "" {
+			add("database", "names no file", fix)
+		}
+		return
+	}
+	u, err := url.Parse(c.Database)
+	switch {
+	case err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql":
+		add("database", "is not a database that we know", fix)
+	case hasPassword(u) || u.Query().Has("password"):
+		add("database", "holds a password", "move it to database_password")
+	}
+}
+
 func (p Pool) validate(field string, add func(field, problem, fix string)) {
 	if len(p.XenAPI.Addresses) == 0 {
 		add(field+".xenapi.addresses", "is missing", "name at least one member, such as https://xen1.example.net")
@@ -114,6 +157,14 @@ func (p Pool) validate(field string, add func(field, problem, fix string)) {
 	if p.XenAPI.User == "" {
 		add(field+".xenapi.user", "is missing", "name the account")
 	}
+	if p.XenAPI.Password.IsZero() {
+		add(field+".xenapi.password", "is missing", "say where the account's password is")
+	}
+	for _, pin := range p.XenAPI.PinSHA256 {
+		if !isSHA256(pin) {
+			add(field+".xenapi.pin_sha256", "is not a SHA-256", "give 64 hex digits for each member: openssl x509 -fingerprint -sha256")
+		}
+	}
 	if p.Network == "" {
 		add(field+".network", "is missing", "give the uuid of the XenAPI network that machines are on")
 	}
@@ -121,8 +172,11 @@ func (p Pool) validate(field string, add func(field, problem, fix string)) {
 		add(field+".images", "is empty", "name the images this pool has templates for")
 	}
 	for key, image := range p.Images {
+		at := field + ".images." + key + ".host_key"
 		if image.HostKey == "" {
-			add(field+".images."+key+".host_key", "is missing", "give the template's public SSH host key: first contact is pinned to it")
+			add(at, "is missing", "give the template's public SSH host key: first contact is pinned to it")
+		} else if !isPublicKey(image.HostKey) {
+			add(at, "is not a public SSH key", "give the line of the template's /etc/ssh/ssh_host_ed25519_key.pub")
 		}
 	}
 }
@@ -133,6 +187,12 @@ func (g Group) validate(field string, add func(field, problem, fix string)) {
 	}
 	if len(g.Members) == 0 {
 		add(field+".members", "is empty", "name at least one appliance")
+	}
+	if g.Capacity < 0 {
+		add(field+".capacity", "is negative", "leave it out for no bound")
+	}
+	if g.Interval < 0 {
+		add(field+".interval", "is negative", "use 1.5s, or leave it out")
 	}
 	if g.MinApplied < 1 || g.MinApplied > len(g.Members) {
 		add(field+".min_applied", fmt.Sprintf("%d is out of range", g.MinApplied), fmt.Sprintf("use 1 to %d", len(g.Members)))
@@ -153,10 +213,28 @@ func (g Group) validate(field string, add func(field, problem, fix string)) {
 		if m.SSH != nil && m.SSH.Key.IsZero() {
 			add(at+".ssh.key", "is missing", "name the private key that the appliance's forced command belongs to")
 		}
-		if m.SSH != nil && m.SSH.HostKey == "" {
-			add(at+".ssh.host_key", "is missing", "pin the appliance's public host key")
+		if m.SSH != nil && !isPublicKey(m.SSH.HostKey) {
+			add(at+".ssh.host_key", "is not a public SSH key", "pin the appliance's: the line of its /etc/ssh/ssh_host_ed25519_key.pub")
+		}
+		if m.SSH != nil {
+			if _, _, err := net.SplitHostPort(m.SSH.Address); err != nil {
+				add(at+".ssh.address", fmt.Sprintf("%q is not HOST:PORT", clip(m.SSH.Address)), "write one such as dhcp1.example.net:22")
+			}
+			if m.SSH.User == "" {
+				add(at+".ssh.user", "is missing", "name the account that the agent runs under")
+			}
 		}
 	}
+}
+
+func isPublicKey(line string) bool {
+	_, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(line))
+	return err == nil && len(rest) == 0
+}
+
+func isSHA256(s string) bool {
+	sum, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
+	return err == nil && len(sum) == 32
 }
 
 func hasPassword(u *url.URL) bool {

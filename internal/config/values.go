@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 
+	"gopkg.in/yaml.v3"
+
 	"slipway/orchestrator"
 )
 
@@ -56,4 +58,16 @@ func (r *Range) UnmarshalText(text []byte) error {
 // MarshalText writes what UnmarshalText reads.
 func (r Range) MarshalText() ([]byte, error) {
 	return []byte(orchestrator.AddressRange(r).String()), nil
+}
+
+// Words is a list; a single word may stand without its brackets.
+type Words []string
+
+// UnmarshalYAML reads "a" or [a, b].
+func (w *Words) UnmarshalYAML(node *yaml.Node) error {
+	if node.Kind == yaml.ScalarNode {
+		*w = Words{node.Value}
+		return nil
+	}
+	return node.Decode((*[]string)(w))
 }

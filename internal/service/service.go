@@ -232,7 +232,7 @@ func (s *Service) wake(key string) {
 	}
 }
 
-// housekeep reads what the pools have, and ends quarantines.
+// housekeep reads what the pools have, ends quarantines and removes old events.
 func (s *Service) housekeep(ctx context.Context) {
 	const every, afterFailure = time.Minute, 3 * time.Second
 	for {
@@ -254,6 +254,11 @@ func (s *Service) housekeep(ctx context.Context) {
 			s.log.Warn("end quarantine", "error", err)
 		} else if n > 0 {
 			s.log.Info("quarantine ended", "freed", n)
+		}
+		if n, err := s.Store.Prune(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("remove old events", "error", err)
+		} else if n > 0 {
+			s.log.Debug("old events removed", "events", n)
 		}
 		if ctx.Err() == nil {
 			s.wake(orchestrator.WakeCapacity)
@@ -332,9 +337,7 @@ func openHypervisor(cfg *config.Config, wake func(string), log *slog.Logger) (*x
 			Addresses: p.XenAPI.Addresses, User: p.XenAPI.User, Password: password, CAFile: p.XenAPI.CAFile, Insecure: p.XenAPI.Insecure,
 			Originator: "slipway", Logger: log.With("pool", p.ID),
 		}, Images: map[string]string{}}
-		if p.XenAPI.PinSHA256 != "" {
-			pc.PinSHA256 = []string{p.XenAPI.PinSHA256}
-		}
+		pc.PinSHA256 = p.XenAPI.PinSHA256
 		for image, i := range p.Images {
 			if i.Template != "" {
 				pc.Images[image] = i.Template

@@ -1,0 +1,275 @@
+package config
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"slipway/orchestrator"
+)
+
+const hostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKX0jJSTlTwXlXx0oMzxXxYoHTzkSOBcGzTBzjk2bEN7"
+
+const good = `
+state_dir: state
+vault_key: {file: secrets/vault.key}
+login_key: {file: /abs/login.key}
+pools:
+  - id: pool-a
+    network: 5a0cb2ac-0000-4000-8000-000000000001
+    xenapi: {addresses: ["https://xen1.example.net"], user: slipway, password: {file: pool-a.password}, ca_file: ca.pem}
+    images: {debian-12: {host_key: "` + hostKey + `"}}
+    private: {prefix: 10.20.0.0/22, gateway: 10.20.0.1, ranges: [10.20.0.10-10.20.3.250], reserved: [10.20.1.1]}
+    public: {prefix: 203.0.113.0/24, gateway: 203.0.113.1, ranges: [203.0.113.10 - 203.0.113.250]}
+    dhcp: [dhcp-a]
+    firewall: [fw-a]
+    console: [xvp-a]
+    console_ports: 20000-20999
+    installer: [192.0.2.10]
+groups:
+  - id: dhcp-a
+    unit: dhcp
+    members:
+      - {name: dhcp1, local: {config: agents/dhcp.yaml}}
+      - {name: dhcp2, ssh: {address: "dhcp2.example.net:22", user: slipway, key: {file: agents.key}, host_key: "` + hostKey + `"}}
+  - {id: fw-a, unit: firewall, members: [{name: fw1, local: {config: agents/fw.yaml}}]}
+  - id: xvp-a
+    unit: console
+    members: [{name: xvp1, local: {config: agents/xvp.yaml}}]
+    accounts: {pool-a: {user: xvp, password: {file: xvp.password}, hosts: [xen1]}}
+`
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "slipway.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestLoad(t *testing.T) {
+	path := write(t, good)
+	c, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(path)
+	for _, tc := range []struct{ name, got, want string }{
+		{"state_dir", c.StateDir, dir + "/state"},
+		{"database", c.Database, "sqlite:" + dir + "/state/slipway.db"},
+		{"socket", c.Socket, dir + "/state/slipway.sock"},
+		{"vault_key", c.VaultKey.File, dir + "/secrets/vault.key"},
+		{"login_key", c.LoginKey.File, "/abs/login.key"},
+		{"xenapi.password", c.Pools[0].XenAPI.Password.File, dir + "/pool-a.password"},
+		{"xenapi.ca_file", c.Pools[0].XenAPI.CAFile, dir + "/ca.pem"},
+		{"local.config", c.Groups[0].Members[0].Local.Config, dir + "/agents/dhcp.yaml"},
+		{"ssh.key", c.Groups[0].Members[1].SSH.Key.File, dir + "/agents.key"},
+		{"accounts", c.Groups[2].Accounts["pool-a"].Password.File, dir + "/xvp.password"},
+		{"queue.kind", c.Queue.Kind, "embedded"},
+		{"strategy", c.Pools[0].Strategy, "nat"},
+		{"mac_prefix", c.Pools[0].MACPrefix, "02:16:3e"},
+	} {
+		if tc.got != tc.want {
+			t.Errorf("%s is %q, want %q", tc.name, tc.got, tc.want)
+		}
+	}
+	if c.Quarantine != 24*time.Hour || c.Lease != time.Minute || c.Workers != 64 || c.Queue.Prefetch != 32 || c.Groups[0].MinApplied != 2 {
+		t.Errorf("defaults: %+v", c)
+	}
+	e := c.Estate([]string{"debian-12"})
+	p := e.Pools[0]
+	want := orchestrator.Subnet{
+		Prefix: netip.MustParsePrefix("10.20.0.0/22"), Gateway: netip.MustParseAddr("10.20.0.1"),
+		Ranges:   []orchestrator.AddressRange{{First: netip.MustParseAddr("10.20.0.10"), Last: netip.MustParseAddr("10.20.3.250")}},
+		Reserved: []netip.Addr{netip.MustParseAddr("10.20.1.1")},
+	}
+	if diff := cmp.Diff(want, p.Private, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+	if p.Installer[0] != netip.MustParsePrefix("192.0.2.10/32") || p.ConsolePorts != (orchestrator.PortRange{First: 20000, Last: 20999}) || p.Images[0] != "debian-12" {
+		t.Errorf("pool %+v", p)
+	}
+	groups, members := c.DomainGroups()
+	if len(groups) != 3 || len(members) != 4 || groups[0].MinApplied != 2 || members[1] != (orchestrator.Member{Group: "dhcp-a", Name: "dhcp2"}) {
+		t.Errorf("%+v %+v", groups, members)
+	}
+}
+
+// The example that is shipped is one that serve takes.
+func TestExampleLoads(t *testing.T) {
+	if _, err := Load("../../deploy/slipway.example.yaml"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Every kind of mistake names the key, and says what to write.
+func TestMistakes(t *testing.T) {
+	for _, tc := range []struct{ name, old, new, field, fix string }{
+		{"database", "state_dir: state", "database: mysql://root:hunter2@db/x", "database", "sqlite:PATH"},
+		{"no database file", "state_dir: state", "database: 'sqlite:'", "database", "sqlite:PATH"},
+		{"password in the database", "state_dir: state", "database: postgres://u:hunter2@db/x", "database", "database_password"},
+		{"password in the query", "state_dir: state", "database: postgres://u@db/x?password=hunter2", "database", "database_password"},
+		{"a password that breaks the URL", "state_dir: state", "database: 'postgres://u:hunter2%zz@db/x'", "database", "postgres://"},
+		{"password in the queue", "state_dir: state", "queue: {kind: amqp, url: 'amqps://u:hunter2@mq/v'}", "queue.url", "queue.password"},
+		{"queue url", "state_dir: state", "queue: {kind: amqp, url: 'http://mq'}", "queue.url", "amqps://"},
+		{"queue kind", "state_dir: state", "queue: {kind: kafka}", "queue.kind", "embedded or amqp"},
+		{"prefetch", "state_dir: state", "queue: {prefetch: -1}", "queue.prefetch", "1 to"},
+		{"workers", "state_dir: state", "workers: -3", "workers", "1 to"},
+		{"quarantine", "state_dir: state", "quarantine: -1h", "quarantine", "24h"},
+		{"lease", "state_dir: state", "lease: 1ms", "lease", "1m"},
+		{"webhook", "state_dir: state", "notify: {webhook: hunter2}", "notify.webhook", "https://"},
+		{"vault key", "vault_key: {file: secrets/vault.key}", "", "vault_key", "64 hex digits"},
+		{"login key", "login_key: {file: /abs/login.key}", "", "login_key", "SSH key"},
+		{"no pool address", `addresses: ["https://xen1.example.net"]`, "addresses: []", "pools.pool-a.xenapi.addresses", "https://"},
+		{"pool address", `"https://xen1.example.net"`, `"xen1"`, "pools.pool-a.xenapi.addresses[0]", "https://"},
+		{"plain http", `"https://xen1.example.net"`, `"http://xen1"`, "pools.pool-a.xenapi.addresses[0]", "https"},
+		{"user in a pool address", `"https://xen1.example.net"`, `"https://root:hunter2@xen1"`, "pools.pool-a.xenapi.addresses[0]", "xenapi.user"},
+		{"pool user", "user: slipway, password: {file: pool-a.password}", "password: {file: pool-a.password}", "pools.pool-a.xenapi.user", "account"},
+		{"pool password", "user: slipway, password: {file: pool-a.password}", "user: slipway", "pools.pool-a.xenapi.password", "password"},
+		{"pin", "ca_file: ca.pem", "pin_sha256: abc", "pools.pool-a.xenapi.pin_sha256", "64 hex"},
+		{"network", "network: 5a0cb2ac-0000-4000-8000-000000000001", "", "pools.pool-a.network", "uuid"},
+		{"images", `images: {debian-12: {host_key: "` + hostKey + `"}}`, "", "pools.pool-a.images", "templates"},
+		{"host key", `{debian-12: {host_key: "` + hostKey + `"}}`, "{debian-12: {}}", "pools.pool-a.images.debian-12.host_key", "pinned"},
+		{"host key that is none", `{debian-12: {host_key: "` + hostKey + `"}}`, "{debian-12: {host_key: ssh-ed25519}}", "pools.pool-a.images.debian-12.host_key", ".pub"},
+		{"mac prefix", "dhcp: [dhcp-a]", "dhcp: [dhcp-a]\n    mac_prefix: zz", "pools.pool-a.mac_prefix", "02:16:3e"},
+		{"strategy", "dhcp: [dhcp-a]", "dhcp: [dhcp-a]\n    strategy: magic", "pools.pool-a.strategy", "nat or routed"},
+		{"ipv6", "prefix: 10.20.0.0/22, gateway: 10.20.0.1", "prefix: 'fd00::/64'", "pools.pool-a.private.prefix", "IPv4"},
+		{"gateway", "gateway: 10.20.0.1", "gateway: 10.99.0.1", "pools.pool-a.private.gateway", "prefix"},
+		{"range", "10.20.0.10-10.20.3.250", "10.20.0.10-10.20.9.250", "pools.pool-a.private.ranges[0]", "inside"},
+		{"unknown group", "dhcp: [dhcp-a]", "dhcp: [dhcp-z]", "pools.pool-a.dhcp", "groups"},
+		{"group of another unit", "dhcp: [dhcp-a]", "dhcp: [fw-a]", "pools.pool-a.dhcp", "unit dhcp"},
+		{"no firewall", "firewall: [fw-a]", "", "pools.pool-a.firewall", "group"},
+		{"no account", "{pool-a: {user: xvp", "{pool-b: {user: xvp", "groups.xvp-a.accounts", "account"},
+		{"unit", "id: fw-a, unit: firewall", "id: fw-a, unit: router", "groups.fw-a.unit", "dhcp, firewall"},
+		{"group twice", "id: fw-a, unit", "id: dhcp-a, unit", "groups.dhcp-a", "of its own"},
+		{"group without a name", "id: fw-a, unit", "unit", "groups[1].id", "name"},
+		{"min_applied", "unit: dhcp\n", "unit: dhcp\n    min_applied: 3\n", "groups.dhcp-a.min_applied", "1 to 2"},
+		{"no members", "members: [{name: fw1, local: {config: agents/fw.yaml}}]", "members: []", "groups.fw-a.members", "appliance"},
+		{"member twice", "name: dhcp2", "name: dhcp1", "groups.dhcp-a.members[1].name", "of its own"},
+		{"member without a way", "{name: fw1, local: {config: agents/fw.yaml}}", "{name: fw1}", "groups.fw-a.members[0]", "local: or ssh:"},
+		{"member's key", "key: {file: agents.key}, ", "", "groups.dhcp-a.members[1].ssh.key", "private key"},
+		{"member's host key", `, host_key: "` + hostKey + `"}}`, "}}", "groups.dhcp-a.members[1].ssh.host_key", "pin"},
+		{"member's address", `"dhcp2.example.net:22"`, "dhcp2", "groups.dhcp-a.members[1].ssh.address", ":22"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if !strings.Contains(good, tc.old) {
+				t.Fatalf("the good file has no %q", tc.old)
+			}
+			text := strings.Replace(good, tc.old, tc.new, 1)
+			if tc.name == "member's host key" {
+				text = strings.Replace(good, `key: {file: agents.key}, host_key: "`+hostKey+`"`, "key: {file: agents.key}", 1)
+			}
+			_, err := Load(write(t, text))
+			var fields orchestrator.FieldErrors
+			if !errors.As(err, &fields) {
+				t.Fatalf("error %v", err)
+			}
+			found := false
+			for _, f := range fields {
+				found = found || f.Field == tc.field && strings.Contains(f.Fix, tc.fix)
+				if f.Problem == "" || f.Fix == "" {
+					t.Errorf("no problem or fix: %+v", f)
+				}
+			}
+			if !found {
+				t.Errorf("nothing about %s:\n%v", tc.field, err)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("a password is repeated: %v", err)
+			}
+		})
+	}
+}
+
+func TestUnreadable(t *testing.T) {
+	for _, tc := range []struct{ name, text, want string }{
+		{"unknown key", "quee: {}\n", `line 1: unknown key "quee"; did you mean "queue"?`},
+		{"unknown key inside", strings.Replace(good, "min_applied", "x", 1) + "    min_aplied: 2\n", `unknown key "min_aplied"; did you mean "min_applied"?`},
+		{"empty", "", "deploy/slipway.example.yaml"},
+		{"two documents", good + "---\nqueue: {}\n", "more than one document"},
+		{"twice", "workers: 1\nworkers: 2\n", "already defined"},
+		{"a secret as text", "vault_key: 0123\n", "cannot unmarshal"},
+		{"not an address", strings.Replace(good, "gateway: 10.20.0.1", "gateway: ten", 1), `"ten" is not an address`},
+		{"not a prefix", strings.Replace(good, "prefix: 10.20.0.0/22", "prefix: 10.20", 1), "is not an address range"},
+		{"not a range", strings.Replace(good, "10.20.0.10-10.20.3.250", "10.20.0.10", 1), "is not a range"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := Load(write(t, tc.text))
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %v, want %q", err, tc.want)
+			}
+		})
+	}
+	if _, err := Load("/does/not/exist"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestSecrets(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"a": "  s3cret\n", "empty": "\n", "cred": "from systemd"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("SLIPWAY_TEST_SECRET", "from env")
+	t.Setenv("SLIPWAY_TEST_EMPTY", "")
+	for _, tc := range []struct {
+		name        string
+		secret      Secret
+		credentials string
+		want, err   string
+	}{
+		{"file", Secret{File: dir + "/a"}, "", "s3cret", ""},
+		{"environment", Secret{Env: "SLIPWAY_TEST_SECRET"}, "", "from env", ""},
+		{"credential", Secret{Credential: "cred"}, dir, "from systemd", ""},
+		{"credential that climbs", Secret{Credential: "../../" + filepath.Base(dir) + "/cred"}, dir, "from systemd", ""},
+		{"no credentials", Secret{Credential: "cred"}, "", "", "LoadCredential=cred"},
+		{"empty file", Secret{File: dir + "/empty"}, "", "", "is empty"},
+		{"empty variable", Secret{Env: "SLIPWAY_TEST_EMPTY"}, "", "", "SLIPWAY_TEST_EMPTY"},
+		{"no file", Secret{File: dir + "/none"}, "", "", "no such file"},
+		{"two places", Secret{File: dir + "/a", Env: "SLIPWAY_TEST_SECRET"}, "", "", "exactly one"},
+		{"nowhere", Secret{}, "", "", "exactly one"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Setenv("CREDENTIALS_DIRECTORY", tc.credentials)
+			got, err := tc.secret.Read()
+			if got.Reveal() != tc.want || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%q, %v", got.Reveal(), err)
+			}
+		})
+	}
+}
+
+// A pool's members have a certificate each.
+func TestPins(t *testing.T) {
+	a, b := strings.Repeat("ab", 32), strings.Repeat("cd", 32)
+	for text, want := range map[string][]string{a: {a}, "[" + a + ", " + b + "]": {a, b}} {
+		c, err := Load(write(t, strings.Replace(good, "ca_file: ca.pem", "pin_sha256: "+text, 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, []string(c.Pools[0].XenAPI.PinSHA256)); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	words := []string{"queue", "pools", "groups", "vault_key"}
+	for word, want := range map[string]string{"quue": "queue", "pool": "pools", "vaultkey": "vault_key", "": "queue"} {
+		if got := Nearest(word, words); got != want {
+			t.Errorf("nearest of %q is %q, want %q", word, got, want)
+		}
+	}
+	if got := Nearest("x", nil); got != "" {
+		t.Errorf("nearest of nothing is %q", got)
+	}
+}
