@@ -176,7 +176,7 @@ func (t *tick) step() *Step {
 
 // call runs a row's function under its timeout.
 func (t *tick) call(ctx context.Context, do func(context.Context, *Step) (Outcome, error), s *Step) (Outcome, error) {
-	timeout := t.row.Policy.withDefaults().Timeout
+	timeout := t.row.Policy.WithDefaults().Timeout
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("step %s took longer than %s: %w", t.row.Step, timeout, context.DeadlineExceeded))
 	defer cancel()
 	return do(ctx, s)
@@ -251,7 +251,7 @@ func (t *tick) open(c *Commit, machine Machine) {
 }
 
 func (t *tick) wait(ctx context.Context, s *Step, outcome Outcome) (bool, error) {
-	policy := t.row.Policy.withDefaults()
+	policy := t.row.Policy.WithDefaults()
 	if over := t.now.Sub(t.held.Run.StepSince) - policy.Budget; over > 0 {
 		return t.giveUp(ctx, s, Transient, fmt.Sprintf("waited longer than %s: %s", policy.Budget, outcome.Wait.Reason))
 	}
@@ -298,7 +298,7 @@ func (t *tick) fail(ctx context.Context, s *Step, failure error) (bool, error) {
 		return false, failure // nothing can be recorded: the lease is not ours, the store is away, or we are stopping
 	}
 	kind, message := KindOf(failure), printable(failure.Error())
-	policy := t.row.Policy.withDefaults()
+	policy := t.row.Policy.WithDefaults()
 	run := &t.held.Run
 	if !run.Deadline.IsZero() && t.now.After(run.Deadline) && !run.Undoing {
 		return t.giveUp(ctx, s, kind, "the order's deadline has passed; the last failure was: "+message)

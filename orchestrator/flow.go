@@ -46,7 +46,8 @@ type Policy struct {
 	MaxBackoff time.Duration // default 2 min
 }
 
-func (p Policy) withDefaults() Policy {
+// WithDefaults fills in what is not set.
+func (p Policy) WithDefaults() Policy {
 	def := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {
 			*d = v
@@ -196,7 +197,7 @@ func (p *Process) Mermaid() string {
 			label += " (or skipped)"
 		}
 		fmt.Fprintf(&b, "    %s --> %s: %s\n", row.From, row.To, label)
-		if p.Cancelable {
+		if p.Cancelable && row.To != p.End() { // a run at the end is done: there is no way back
 			if row.Undo != nil {
 				fmt.Fprintf(&b, "    %s --> %s: undo %s\n", row.To, row.From, row.Step)
 			} else {
