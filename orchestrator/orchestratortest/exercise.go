@@ -173,7 +173,7 @@ func (x *exercise) disturb(t *testing.T, p path) {
 			}
 			if point.IsEffect() {
 				try("crash", crashAt(point), crashedAt(point))
-				try("zombie", takeAway, func(*testing.T, *Site) {})
+				try("zombie", takeAway, fencedOff(point))
 			}
 			if point.IsHypervisor() && point.Moment != During {
 				try("lost", lose, func(*testing.T, *Site) {})
@@ -260,19 +260,26 @@ func goAway(*Site, string) error {
 
 // takeAway lets another worker do a round in the middle of the first one's call.
 func takeAway(s *Site, _ string) error {
-	before := s.Worker()
 	s.holder++
 	runs, err := s.Store.Runs(s.ctx(), orchestrator.RunFilter{Machine: s.machine, Status: []orchestrator.Status{
 		orchestrator.StatusReady, orchestrator.StatusRunning, orchestrator.StatusWaiting, orchestrator.StatusCanceling,
 	}})
 	s.must(err)
 	for _, run := range runs {
-		s.Round(run.ID)
-	}
-	if s.Worker() == before {
-		s.Errorf("nobody took the run away from %s", before)
+		if !s.Round(run.ID) {
+			s.Errorf("nobody can take run %s away", run.ID)
+		}
 	}
 	return nil
+}
+
+// fencedOff checks that the worker whose run was taken away could commit nothing more. After a commit it may have nothing more to commit.
+func fencedOff(p Point) func(*testing.T, *Site) {
+	return func(t *testing.T, s *Site) {
+		if s.Fenced == 0 && (p.Call != CommitCall || p.Moment != After) {
+			t.Error("the first worker was not refused")
+		}
+	}
 }
 
 // twice calls each Do and Undo of the path twice, the first time for nothing.

@@ -34,12 +34,14 @@ type Site struct {
 	Committed func(orchestrator.Commit)
 
 	Commits []orchestrator.Commit // that the store took
+	Fenced  int                   // commits that it refused since the run was another worker's
 	Crashes []Crash
 
 	build   Builder
 	holder  int
 	orders  int
 	machine string
+	fences  map[string]int64 // the newest of each run
 }
 
 // Act is a row's Do or Undo.
@@ -48,7 +50,7 @@ type Act = func(context.Context, *orchestrator.Step) (orchestrator.Outcome, erro
 // NewSite makes a site with the pools of Estate on an empty store.
 func NewSite(tb testing.TB, seed uint64, store Store, build Builder) *Site {
 	tb.Helper()
-	s := &Site{TB: tb, World: NewWorld(seed, Inventories()...), Store: store, Estate: Estate(), Now: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), build: build}
+	s := &Site{TB: tb, World: NewWorld(seed, Inventories()...), Store: store, Estate: Estate(), Now: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), build: build, fences: map[string]int64{}}
 	var members []orchestrator.Member
 	for _, g := range Groups() {
 		members = append(members, orchestrator.Member{Group: g.ID, Name: g.ID + "-1"})
@@ -112,7 +114,13 @@ func (s *Site) commit(ctx context.Context, c orchestrator.Commit) orchestrator.C
 	}
 	result := s.Store.Commit(ctx, []orchestrator.Commit{c})[0]
 	if result.Err != nil {
+		if errors.Is(result.Err, orchestrator.ErrFenced) {
+			s.Fenced++
+		}
 		return result
+	}
+	if c.Run.Fence != s.fences[c.Run.ID] {
+		s.Errorf("the store took a commit under fence %d, the run is at %d", c.Run.Fence, s.fences[c.Run.ID])
 	}
 	s.Commits = append(s.Commits, c)
 	if s.Committed != nil {
@@ -208,16 +216,18 @@ func (s *Site) Worker() string { return fmt.Sprintf("worker-%d", s.holder) }
 
 // Round lets the worker take a run and drive it until it is put down, or the worker dies. Leases have no length: another worker may take
 // the run at any moment.
-func (s *Site) Round(run string) {
+func (s *Site) Round(run string) (took bool) {
 	s.Helper()
 	claim, err := s.Store.ClaimRun(s.ctx(), run, s.Worker(), 0)
 	if errors.Is(err, orchestrator.ErrNotFound) {
-		return
+		return false
 	}
 	s.must(err)
+	s.fences[run] = claim.Run.Fence
 	if _, err := s.Drive(s.Engine(s.Worker()), claim); err != nil && !errors.Is(err, orchestrator.ErrFenced) && !errors.Is(err, orchestrator.ErrStoreAway) {
 		s.Fatalf("tick: %v", err)
 	}
+	return true
 }
 
 // Drive ticks a claim until it is put down. A worker that dies is followed by a new one.

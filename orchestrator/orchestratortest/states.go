@@ -1,0 +1,68 @@
+package orchestratortest
+
+import (
+	"fmt"
+	"strings"
+
+	"slipway/orchestrator"
+)
+
+// States writes the page of the process tables: a diagram and a table of rows for each. It is the same for the same tables.
+func States(processes ...*orchestrator.Process) string {
+	var b strings.Builder
+	b.WriteString(`# States
+
+<!-- Written from the process tables by: go test ./orchestrator/orchestratortest -run TestStatesPage -update -->
+
+A run walks one table, row by row. Its *state* is a word of that table; how it is doing there is its *status*, the same words for every table:
+
+| Status | Meaning | Goes on |
+|---|---|---|
+| ready | may be taken by a worker | by itself |
+| running | a worker holds it | by itself |
+| waiting | for a task, a boot, an appliance, a job, capacity or its next attempt | by itself |
+| parked | stopped in its state after a failure that no repetition helps | by ` + "`retry` or `cancel`" + ` |
+| canceling | on its way back, row by row | by itself |
+| done | at the end of its table | – |
+| canceled | back at the beginning, or ended for a process that took over | – |
+
+A row may be walked more than once; its effect exists once. *Timeout* bounds one call of a row, *budget* the whole row with its waits (waiting for
+capacity does not count), *attempts* the failures in a row before the run parks; the pause between them begins at *backoff* and doubles up to *at most*.
+A row that is skipped where it does not apply is marked with *; the journal says why.
+`)
+	for _, p := range processes {
+		fmt.Fprintf(&b, "\n## %s\n\n", p.Name)
+		if p.Cancelable {
+			b.WriteString("A cancel walks back by the same rows.\n\n")
+		} else {
+			b.WriteString("It only goes forward: a parked run is tried again.\n\n")
+		}
+		fmt.Fprintf(&b, "```mermaid\n%s```\n\n", p.Mermaid())
+		b.WriteString("| From | Step | To | Undo | Timeout | Budget | Attempts | Backoff | At most |\n|---|---|---|---|---|---|---|---|---|\n")
+		for _, row := range p.Rows {
+			step, undo := row.Step, "–"
+			if row.When != nil {
+				step += " *"
+			}
+			if row.Undo != nil {
+				undo = "yes"
+			}
+			policy := row.Policy.WithDefaults()
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %d | %s | %s |\n", row.From, step, row.To, undo,
+				short(policy.Timeout), short(policy.Budget), policy.Attempts, short(policy.Backoff), short(policy.MaxBackoff))
+		}
+	}
+	return b.String()
+}
+
+// short is "5m" where a Duration says "5m0s".
+func short(d fmt.Stringer) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
