@@ -124,8 +124,9 @@ func claims(t *testing.T, h Harness) {
 		b.commit(orchestrator.Commit{Run: c.Run, Release: true})
 		_, err := b.store.ClaimRun(t.Context(), c.Run.ID, "b", time.Millisecond)
 		must(t, err)
+		id := c.Run.ID
 		b.until("the lease runs out", func() bool {
-			c, err = b.store.ClaimRun(t.Context(), c.Run.ID, "c", lease)
+			c, err = b.store.ClaimRun(t.Context(), id, "c", lease)
 			return err == nil
 		})
 		if !c.Run.WakeAt.IsZero() {
