@@ -211,6 +211,9 @@ type Operators interface {
 	Addresses(ctx context.Context) ([]AddressRecord, error)
 	// EndQuarantine frees what has rested long enough by the database's clock and returns how many.
 	EndQuarantine(ctx context.Context) (int, error)
+	// Prune removes events that were published a week ago by the same clock, the oldest first and some thousands at most, and
+	// returns how many. An accepted event stays, because its order may come again.
+	Prune(ctx context.Context) (int, error)
 
 	// Ping is for /readyz; Stats for /metrics.
 	Ping(ctx context.Context) error

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -34,6 +35,63 @@ func outbox(t *testing.T, h Harness) {
 	must(t, err)
 	if stats.Unpublished != 9 || stats.Runs["install"][orchestrator.StatusRunning] != 2 {
 		t.Errorf("stats %+v", stats)
+	}
+}
+
+func prune(t *testing.T, h Harness) {
+	b := setup(t, h)
+	a := b.install()
+	c := b.claim(b.accept(a).Run, "a")
+	for _, typ := range []string{"old", "old", "young", "waiting"} {
+		b.commit(orchestrator.Commit{Run: c.Run, Events: []orchestrator.Event{b.event(c, typ)}})
+	}
+	refused := orchestrator.OrderKey{Source: "panel", ID: "malformed"}
+	refusal := func() {
+		t.Helper()
+		must(t, b.store.Refuse(t.Context(), refused, orchestrator.NewEvent(orchestrator.EventRefused, b.now, orchestrator.EventData{Source: refused.Source, OrderID: refused.ID})))
+	}
+	refusal()
+	events, err := b.store.Unpublished(t.Context(), 100)
+	must(t, err)
+	var published []int64
+	for _, e := range events {
+		if e.Type != "waiting" {
+			published = append(published, e.ID)
+		}
+	}
+	must(t, b.store.MarkPublished(t.Context(), published))
+	if n, err := b.store.Prune(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d events of today went, %v", n, err)
+	}
+	const day = 24 * 3600 * 1_000_000
+	must(t, b.db.Exec(t.Context(), fmt.Sprintf(`UPDATE outbox SET published_at = published_at - %d WHERE published_at > 0`, 6*day)))
+	if n, err := b.store.Prune(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d events of this week went, %v", n, err)
+	}
+	must(t, b.db.Exec(t.Context(), fmt.Sprintf(`UPDATE outbox SET published_at = published_at - %d WHERE published_at > 0 AND type <> 'young'`, day)))
+	if n, err := b.store.Prune(t.Context()); n != 3 || err != nil { // two old ones and the refusal
+		t.Errorf("%d events went, %v", n, err)
+	}
+	if n := b.value(`SELECT count(*) FROM outbox WHERE type IN ('young', 'waiting', 'slipway.run.accepted')`); n != 3 {
+		t.Errorf("%d of 3 events are left", n)
+	}
+	// Nothing that comes again misses what went.
+	if answer := b.accept(a); !answer.Repeated {
+		t.Errorf("answer %+v", answer)
+	}
+	refusal()
+	b.commit(orchestrator.Commit{Run: c.Run, Events: []orchestrator.Event{b.event(c, "next")}})
+	again, err := b.store.Unpublished(t.Context(), 100)
+	must(t, err)
+	var types []string
+	for _, e := range again {
+		types = append(types, e.Type)
+	}
+	if diff := cmp.Diff([]string{orchestrator.EventAccepted, "waiting", orchestrator.EventRefused, "next"}, types); diff != "" {
+		t.Errorf("unpublished:\n%s", diff)
+	}
+	if again[0].ID != events[0].ID || again[3].Seq != 6 {
+		t.Errorf("the accepted event is %d, it was %d; the next is the machine's event %d", again[0].ID, events[0].ID, again[3].Seq)
 	}
 }
 

@@ -48,6 +48,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Constraints": constraints,
 		"Appliances":  appliances,
 		"Outbox":      outbox,
+		"Prune":       prune,
 		"Operators":   operators,
 		"Pressure":    pressure,
 		"Storm":       storm,

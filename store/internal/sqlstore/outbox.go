@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"time"
 
 	"slipway/orchestrator"
 )
@@ -16,7 +17,7 @@ func (s *Store) Unpublished(ctx context.Context, limit int) ([]orchestrator.Even
 	return events, err
 }
 
-// MarkPublished implements orchestrator.Outbox. Published events stay: an order that comes again is answered by its first one.
+// MarkPublished implements orchestrator.Outbox. Published events stay for a while: see Prune.
 func (s *Store) MarkPublished(ctx context.Context, ids []int64) error {
 	if len(ids) == 0 {
 		return nil
@@ -26,4 +27,22 @@ func (s *Store) MarkPublished(ctx context.Context, ids []int64) error {
 		SQL:  `UPDATE outbox SET published_at = {now} WHERE id IN (SELECT CAST(value AS BIGINT) FROM {list $1} AS chosen)`,
 		Args: []any{text(ids)},
 	})
+}
+
+const (
+	keepPublished = 7 * 24 * time.Hour // long enough to look at what a panel says that it never heard
+	pruneAtOnce   = 10_000             // what one transaction removes
+)
+
+// Prune implements orchestrator.Operators. Rows that somebody else works on are left for the next time. The type is spelled out, so that the
+// index outbox_published is used.
+func (s *Store) Prune(ctx context.Context) (int, error) {
+	n := 0
+	err := s.update(ctx, "store.Prune", Stmt{
+		SQL: `DELETE FROM outbox WHERE id IN (SELECT id FROM outbox
+				WHERE published_at > 0 AND type <> '` + orchestrator.EventAccepted + `' AND published_at <= {now} - CAST($1 AS BIGINT)
+				ORDER BY published_at LIMIT $2 {skip}) RETURNING id`,
+		Args: []any{keepPublished.Microseconds(), pruneAtOnce}, Scan: counted(&n),
+	})
+	return n, err
 }
