@@ -261,13 +261,9 @@ func goAway(*Site, string) error {
 // takeAway lets another worker do a round in the middle of the first one's call.
 func takeAway(s *Site, _ string) error {
 	s.holder++
-	runs, err := s.Store.Runs(s.ctx(), orchestrator.RunFilter{Machine: s.machine, Status: []orchestrator.Status{
-		orchestrator.StatusReady, orchestrator.StatusRunning, orchestrator.StatusWaiting, orchestrator.StatusCanceling,
-	}})
-	s.must(err)
-	for _, run := range runs {
-		if !s.Round(run.ID) {
-			s.Errorf("nobody can take run %s away", run.ID)
+	for _, run := range s.Active() {
+		if !s.Round(run) {
+			s.Errorf("nobody can take run %s away", run)
 		}
 	}
 	return nil

@@ -151,6 +151,31 @@ func (s *Site) Begin(process string) (run string) {
 	return run
 }
 
+// Uninstall orders that a machine goes, whichever was installed last.
+func (s *Site) Uninstall(machine string) (run string) {
+	s.Helper()
+	last := s.machine
+	s.machine = machine
+	run = s.Begin("uninstall")
+	s.machine = last
+	return run
+}
+
+// Active are the runs that can go on by themselves, oldest first.
+func (s *Site) Active() []string {
+	s.Helper()
+	runs, err := s.Store.Runs(s.ctx(), orchestrator.RunFilter{Status: []orchestrator.Status{
+		orchestrator.StatusReady, orchestrator.StatusRunning, orchestrator.StatusWaiting, orchestrator.StatusCanceling,
+	}})
+	s.must(err)
+	var ids []string
+	for _, run := range runs {
+		ids = append(ids, run.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 func (s *Site) order(o orchestrator.Order) orchestrator.Order {
 	everybody := netip.MustParsePrefix("0.0.0.0/0")
 	o.Type, o.Machine, o.Name, o.Image = orchestrator.OrderInstall, "", fmt.Sprintf("web-%d", s.orders), "debian-12"
@@ -187,16 +212,12 @@ const maxRounds = 300
 func (s *Site) Settle() {
 	s.Helper()
 	for range maxRounds {
-		runs, err := s.Store.Runs(s.ctx(), orchestrator.RunFilter{Status: []orchestrator.Status{
-			orchestrator.StatusReady, orchestrator.StatusRunning, orchestrator.StatusWaiting, orchestrator.StatusCanceling,
-		}})
-		s.must(err)
-		if len(runs) == 0 {
+		active := s.Active()
+		if len(active) == 0 {
 			return
 		}
-		sort.Slice(runs, func(i, j int) bool { return runs[i].ID < runs[j].ID })
-		for _, run := range runs {
-			s.Round(run.ID)
+		for _, run := range active {
+			s.Round(run)
 		}
 		s.Pass()
 	}
