@@ -123,7 +123,8 @@ func newDHCP(t *testing.T, ns *testnet.Namespace, address, program string, pools
 	a.write("dhcpd.conf", main.String(), 0o644)
 	a.write(hostsFile, "", 0o644)
 	a.write("leases", "", 0o644)
-	a.write("start.sh", fmt.Sprintf("#!/bin/sh\nsetsid %s -4 -f -d -user root -group root -cf %s -lf %s -pf %s lan </dev/null >>%s 2>&1 &\n",
+	// While the file hold is there, a start that was asked for does not happen; the file held says that one waits.
+	a.write("start.sh", fmt.Sprintf("#!/bin/sh\nn=0; while [ -e %[1]s/hold ] && [ $n -lt 200 ]; do : >%[1]s/held; n=$((n+1)); sleep 0.05; done\n", a.dir)+fmt.Sprintf("setsid %s -4 -f -d -user root -group root -cf %s -lf %s -pf %s lan </dev/null >>%s 2>&1 &\n",
 		dhcpd, a.path("dhcpd.conf"), a.path("leases"), a.path("dhcpd.pid"), a.path(dhcpdLog)), 0o755)
 	a.boot()
 	return a

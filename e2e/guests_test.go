@@ -125,3 +125,15 @@ func (g *guests) address(mac string) (string, bool) {
 	}
 	return b.address, true
 }
+
+// bootedOnce expects that no simulated guest was started a second time.
+func (s *site) bootedOnce() {
+	s.t.Helper()
+	s.guests.mu.Lock()
+	defer s.guests.mu.Unlock()
+	for mac, n := range s.guests.boots {
+		if n != 1 {
+			s.t.Errorf("the guest with MAC %s was booted %d times", mac, n)
+		}
+	}
+}

@@ -51,10 +51,11 @@ type site struct {
 	fw                      *testnet.Namespace
 	pools                   []*pool
 	dhcp, firewall, console *appliance
-	template, templateLine  string // the templates' host key, private and public
-	login, loginLine        string // the installer's key
-	database, broker        string // as serve reaches them; "" are SQLite and the embedded queue
-	dsn                     string // as the test reaches the database
+	template, templateLine  string  // the templates' host key, private and public
+	login, loginLine        string  // the installer's key
+	database, broker        string  // as serve reaches them; "" are SQLite and the embedded queue
+	dsn                     string  // as the test reaches the database
+	guests                  *guests // the simulated ones
 	ports                   int
 }
 
@@ -87,8 +88,8 @@ func newSite(t *testing.T, c siteConfig) *site {
 	s.dhcp = newDHCP(t, dhcp, dhcpAddress, s.program, s.pools)
 	s.console = newConsoles(t, console, consoleAddress, s.program, xenapi)
 	if c.power == nil {
-		g := newGuests(s)
-		c.power, c.address = g.power, g.address
+		s.guests = newGuests(s)
+		c.power, c.address = s.guests.power, s.guests.address
 	}
 	for _, p := range s.pools {
 		p.start(s.manager, c.power, c.address)
