@@ -240,6 +240,7 @@ func (c *counter) rules(rules []Rule) {
 	chains := map[string]orchestrator.Machine{} // by chain, from the dispatching rules
 	for _, r := range rules {
 		if r.Comment == "" {
+			c.nobodys(r)
 			continue
 		}
 		m, ok := c.owners[r.Comment]
@@ -252,6 +253,10 @@ func (c *counter) rules(rules []Rule) {
 		}
 		if a, ok := ruleAddress(r.Text); !ok || a != m.Placement.Private && a != m.Placement.Public {
 			c.leak("firewall: a rule gives machine %s an address that is not its own: %s", m.ID, r.Text)
+			continue
+		}
+		if to := translated.FindStringSubmatch(r.Text); to != nil && to[1] != m.Placement.Private.String() && to[1] != m.Placement.Public.String() {
+			c.leak("firewall: a rule translates machine %s to an address that is not its own: %s", m.ID, r.Text)
 			continue
 		}
 		c.once("rule "+r.Chain+" "+m.ID, "firewall: machine %s has a second rule in %s: %s", m.ID, r.Chain, r.Text)
@@ -272,7 +277,20 @@ func (c *counter) rules(rules []Rule) {
 	}
 }
 
+// nobodys is a rule that names no machine. Those of the frame are about networks, or let what is not ours pass untouched; one that lets a
+// single address in, or translates one, is a machine's without saying whose.
+func (c *counter) nobodys(r Rule) {
+	perMachine := slices.Contains([]string{"SLIPWAY-TO", "SLIPWAY-DNAT", "SLIPWAY-SNAT"}, r.Chain)
+	single := singleAddress.MatchString(r.Text)
+	if strings.HasPrefix(r.Chain, "SLIPWAY-") && !strings.HasPrefix(r.Chain, machineChain) && single && (perMachine || strings.HasSuffix(r.Text, "-j ACCEPT")) {
+		c.leak("firewall: a rule belongs to no machine: %s", r.Text)
+	}
+}
+
 var (
+	singleAddress = regexp.MustCompile(`-[sd] [0-9.]+(/32)?( |$)`)
+	translated    = regexp.MustCompile(`--to-(?:destination|source) (\S+)`)
+	matchSource   = regexp.MustCompile(`-s (\S+)`)
 	matchAddress  = regexp.MustCompile(`-[sd] (\S+)`)
 	matchProtocol = regexp.MustCompile(`-p (\S+)`)
 	matchPort     = regexp.MustCompile(`--dport (\d+)(?::(\d+))?`)
@@ -300,8 +318,12 @@ func ordered(m orchestrator.Machine, text string) bool {
 			last, _ = strconv.ParseUint(port[2], 10, 16)
 		}
 	}
+	source := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	if from := matchSource.FindStringSubmatch(text); from != nil {
+		source, _ = orchestrator.ParsePrefix(from[1]) // the zero Prefix was ordered by nobody
+	}
 	return slices.ContainsFunc(m.Firewall, func(r orchestrator.FirewallRule) bool {
-		if r.Protocol != protocol[1] {
+		if r.Protocol != protocol[1] || r.Source != source {
 			return false
 		}
 		return len(r.Ports) == 0 && first == 0 || slices.ContainsFunc(r.Ports, func(p orchestrator.PortRange) bool {
