@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -62,6 +64,16 @@ func open(attempts []orchestrator.Attempt, step string) int {
 	}
 	return n
 }
+
+// processOf is the process id in a worker's name, "host:pid:random#fence".
+func processOf(actor string) string {
+	if parts := strings.Split(actor, ":"); len(parts) == 3 {
+		return parts[1]
+	}
+	return ""
+}
+
+func pid(w *worker) string { return strconv.Itoa(w.PID()) }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)

@@ -1,0 +1,207 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rabbitmq/amqp091-go"
+
+	"slipway/internal/testnet"
+)
+
+// event is what a panel reads of one.
+type event struct {
+	Type    string `json:"type"`
+	ID      string `json:"id"`
+	Subject string `json:"subject"`
+	Seq     int    `json:"seq"`
+	Data    struct {
+		Source  string   `json:"order_source"`
+		Order   string   `json:"order_id"`
+		Machine string   `json:"machine"`
+		State   string   `json:"state"`
+		Fields  []string `json:"fields"`
+		Errors  []struct{ Field, Problem, Fix string }
+	} `json:"data"`
+}
+
+// listener is a panel with a durable queue of its own, which comes back when the broker does.
+type listener struct {
+	url string
+
+	mu     sync.Mutex
+	events []event // in the order they were heard
+}
+
+// listen hears all events from now on, until the test ends. The broker must know slipway's exchanges.
+func listen(t *testing.T, url string) *listener {
+	t.Helper()
+	l := &listener{url: url}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		first := ready
+		for ctx.Err() == nil {
+			if err := l.hear(ctx, func() {
+				if first != nil {
+					close(first)
+					first = nil
+				}
+			}); err == nil {
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond): // the broker is away
+			}
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+	select {
+	case <-ready:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the listener does not get to the broker")
+	}
+	return l
+}
+
+// hear consumes until the connection ends; nil is the end of ctx.
+func (l *listener) hear(ctx context.Context, bound func()) error {
+	conn, err := amqp091.Dial(l.url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	const queue = "test.panel"
+	if _, err := ch.QueueDeclare(queue, true, false, false, false, amqp091.Table{amqp091.QueueTypeArg: amqp091.QueueTypeQuorum}); err != nil {
+		return err
+	}
+	if err := ch.QueueBind(queue, "slipway.#", "slipway.events", false, nil); err != nil {
+		return err
+	}
+	deliveries, err := ch.Consume(queue, "", false, false, false, false, nil)
+	if err != nil {
+		return err
+	}
+	bound()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case d, ok := <-deliveries:
+			if !ok {
+				return errors.New("the broker went away")
+			}
+			var e event
+			if err := json.Unmarshal(d.Body, &e); err != nil {
+				return err
+			}
+			l.mu.Lock()
+			l.events = append(l.events, e)
+			l.mu.Unlock()
+			if err := d.Ack(false); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// heard is a copy of what was heard.
+func (l *listener) heard() []event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]event(nil), l.events...)
+}
+
+// count is how many different events of a type were heard.
+func (l *listener) count(typ string) int {
+	seen := map[string]bool{}
+	for _, e := range l.heard() {
+		if e.Type == typ {
+			seen[e.ID] = true
+		}
+	}
+	return len(seen)
+}
+
+// await waits for an event about an order.
+func (l *listener) await(t *testing.T, typ, order string) (found event) {
+	t.Helper()
+	testnet.Until(t, 20*time.Second, typ+" of "+order, func() bool {
+		for _, e := range l.heard() {
+			if e.Type == typ && e.Data.Order == order {
+				found = e
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// inOrder expects that the first copies of each machine's events came in the order of seq, from 1 on and without a gap.
+func (l *listener) inOrder(t *testing.T) {
+	t.Helper()
+	highest, first := map[string]int{}, map[string]string{}
+	for _, e := range l.heard() {
+		if e.Subject == "" {
+			continue
+		}
+		switch {
+		case e.Seq == highest[e.Subject]+1:
+			highest[e.Subject] = e.Seq
+		case e.Seq > highest[e.Subject]:
+			t.Errorf("machine %s: event %d (%s) came after event %d", e.Subject, e.Seq, e.Type, highest[e.Subject])
+			highest[e.Subject] = e.Seq
+		}
+		if e.Type == "slipway.run.accepted" {
+			if other := first[e.Data.Order]; other != "" && other != e.Subject {
+				t.Errorf("order %s has machines %s and %s", e.Data.Order, other, e.Subject)
+			}
+			first[e.Data.Order] = e.Subject
+		}
+	}
+}
+
+// publish sends orders as a panel does: confirmed and mandatory.
+func publish(t *testing.T, url string, bodies ...[]byte) {
+	t.Helper()
+	conn, err := amqp091.Dial(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.Confirm(false); err != nil {
+		t.Fatal(err)
+	}
+	returned := ch.NotifyReturn(make(chan amqp091.Return, len(bodies)))
+	for _, body := range bodies {
+		confirmation, err := ch.PublishWithDeferredConfirm("slipway.orders", "slipway.order", true, false, amqp091.Publishing{
+			Body: body, ContentType: "application/cloudevents+json", DeliveryMode: amqp091.Persistent,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := confirmation.WaitContext(t.Context()); err != nil || !ok {
+			t.Fatalf("the broker did not take an order: %v", err)
+		}
+	}
+	select {
+	case r := <-returned:
+		t.Fatalf("an order was returned: %s", r.ReplyText)
+	default:
+	}
+}
