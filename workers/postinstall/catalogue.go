@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
-
-	"gopkg.in/yaml.v3"
 
 	"slipway/orchestrator"
 )
@@ -42,6 +41,8 @@ const TemplateThenMachine HostKeyPolicy = "template-then-machine"
 // Limits of a manifest: a script that takes longer belongs in the template, and a bigger file in a package.
 const (
 	maxStepTimeout = 2 * time.Hour
+	maxJobTimeout  = 2 * time.Hour // what an install gives its post-install in all
+	maxExtends     = 4
 	maxSteps       = 32
 	maxFile        = 1 << 20
 )
@@ -67,6 +68,12 @@ type Entry struct {
 	Packages []string
 	Ports    []uint16 // what the installer's firewall rule opens; the first one is the one that is dialled
 	Steps    []Step   // in order; the last one is the checks
+	// AddOn is what is installed on top of the family's system, "" for the plain system.
+	AddOn string
+	// Files lie beside the job's own, for its scripts; by name.
+	Files map[string][]byte
+	// Params are the scripts' constants, by their upper-case names.
+	Params map[string]string
 }
 
 // Step is one script of an entry.
@@ -77,7 +84,7 @@ type Step struct {
 	Checks  bool // prints a name=ok or name=failed line for each check
 }
 
-// Timeout is how long the whole job may take: the sum over its steps.
+// Timeout is the budget of the whole job: the sum over its steps. Load sees to it that it is at most two hours.
 func (e Entry) Timeout() time.Duration {
 	var sum time.Duration
 	for _, step := range e.Steps {
@@ -88,21 +95,33 @@ func (e Entry) Timeout() time.Duration {
 
 // Catalogue is every entry, by image. It does not change after Load and may be shared.
 type Catalogue struct {
-	entries map[string]Entry // by image
-	images  []string         // sorted
+	entries  map[string]Entry  // by image
+	images   []string          // sorted
+	withheld map[string]string // why an add-on's image is not there, by image
+	addons   []addon
 }
 
-// Load reads a catalogue: every folder of fsys that has a manifest.yaml. An unknown key, a missing script, an image served twice are
-// errors that name the file; all of them are reported together.
+// Load reads a catalogue: every folder of fsys that has a manifest.yaml is an entry, one that has an addon.yaml is an add-on, and one
+// whose name begins with an underscore has only scripts for others. An unknown key, a missing script, an image served twice are errors
+// that name the file; all of them are reported together.
 func Load(fsys fs.FS) (*Catalogue, error) {
 	dirs, err := fs.ReadDir(fsys, ".")
 	if err != nil {
 		return nil, fmt.Errorf("read the post-install catalogue: %w", err)
 	}
-	c := &Catalogue{entries: map[string]Entry{}}
+	c := &Catalogue{entries: map[string]Entry{}, withheld: map[string]string{}}
 	var errs []error
 	for _, dir := range dirs {
-		if !dir.IsDir() {
+		if !dir.IsDir() || strings.HasPrefix(dir.Name(), "_") {
+			continue
+		}
+		if _, err := fs.Stat(fsys, path.Join(dir.Name(), addonFile)); err == nil {
+			a, err := loadAddon(fsys, dir.Name())
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			c.addons = append(c.addons, a)
 			continue
 		}
 		entry, err := loadEntry(fsys, dir.Name())
@@ -116,13 +135,15 @@ func Load(fsys fs.FS) (*Catalogue, error) {
 				continue
 			}
 			c.entries[image] = entry
-			c.images = append(c.images, image)
 		}
 	}
-	if len(errs) == 0 && len(c.images) == 0 {
+	if len(errs) == 0 {
+		errs = c.compose()
+	}
+	if len(errs) == 0 && len(c.entries) == 0 {
 		errs = append(errs, errors.New("the post-install catalogue is empty: it needs a folder with a manifest.yaml"))
 	}
-	slices.Sort(c.images)
+	c.images = slices.Sorted(maps.Keys(c.entries))
 	return c, errors.Join(errs...)
 }
 
@@ -131,9 +152,13 @@ func (c *Catalogue) Images() []string { return slices.Clone(c.images) }
 
 // Entry returns the entry that serves an image. An image that none serves is a Permanent error that names those that are.
 func (c *Catalogue) Entry(image string) (Entry, error) {
+	const op = "postinstall.Entry"
 	entry, ok := c.entries[image]
 	if !ok {
-		return Entry{}, orchestrator.Errorf("postinstall.Entry", orchestrator.Permanent,
+		if why := c.notComposed(image); why != "" {
+			return Entry{}, orchestrator.Errorf(op, orchestrator.Permanent, "%s", why)
+		}
+		return Entry{}, orchestrator.Errorf(op, orchestrator.Permanent,
 			"no post-install entry serves image %q: use one of %s, or add a folder to templates/postinstall", image, strings.Join(c.images, ", "))
 	}
 	return entry, nil
@@ -153,10 +178,15 @@ type manifest struct {
 	Account  string         `yaml:"account"`
 	Ports    []uint16       `yaml:"ports"`
 	Steps    []manifestStep `yaml:"steps"`
-	Checks   struct {
-		Script  string `yaml:"script"`
-		Timeout string `yaml:"timeout"`
-	} `yaml:"checks"`
+	Checks   manifestChecks `yaml:"checks"`
+	// Files go along with the job; Params are constants of its scripts.
+	Files  []string          `yaml:"files"`
+	Params map[string]string `yaml:"params"`
+}
+
+type manifestChecks struct {
+	Script  string `yaml:"script"`
+	Timeout string `yaml:"timeout"`
 }
 
 type manifestStep struct {
@@ -166,19 +196,10 @@ type manifestStep struct {
 }
 
 func loadEntry(fsys fs.FS, dir string) (Entry, error) {
-	file := path.Join(dir, "manifest.yaml")
-	text, err := readFile(fsys, file)
+	file := path.Join(dir, manifestFile)
+	m, chain, err := resolve(fsys, dir)
 	if err != nil {
 		return Entry{}, err
-	}
-	var m manifest
-	decoder := yaml.NewDecoder(bytes.NewReader(text))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(&m); err != nil {
-		return Entry{}, fmt.Errorf("%s: %w", file, err)
-	}
-	if err := decoder.Decode(new(manifest)); !errors.Is(err, io.EOF) {
-		return Entry{}, fmt.Errorf("%s: has more than one document: keep the first", file)
 	}
 	if m.Transport == "" {
 		m.Transport = TransportSSH
@@ -186,17 +207,20 @@ func loadEntry(fsys fs.FS, dir string) (Entry, error) {
 	if err := m.check(dir); err != nil {
 		return Entry{}, fmt.Errorf("%s: %w", file, err)
 	}
-	entry := Entry{Family: m.Family, Images: m.Images, Transport: m.Transport, User: m.Login.User, Become: m.Login.Become, Account: m.Account, HostKey: m.HostKey, Packages: m.Packages, Ports: m.Ports}
+	entry := Entry{
+		Family: m.Family, Images: m.Images, Transport: m.Transport, User: m.Login.User, Become: m.Login.Become, Account: m.Account,
+		HostKey: m.HostKey, Packages: m.Packages, Ports: m.Ports, Params: m.Params,
+	}
 	steps := append(slices.Clone(m.Steps), manifestStep{Name: "checks", Script: m.Checks.Script, Timeout: m.Checks.Timeout})
-	for i, s := range steps {
-		step := Step{Name: s.Name, Checks: i == len(steps)-1}
-		if step.Timeout, err = timeout(s.Timeout); err != nil {
-			return Entry{}, fmt.Errorf("%s: step %s: %w", file, s.Name, err)
-		}
-		if step.Script, err = readScript(fsys, m.Transport, dir, m.Extends, s.Script); err != nil {
-			return Entry{}, fmt.Errorf("%s: step %s: %w", file, s.Name, err)
-		}
-		entry.Steps = append(entry.Steps, step)
+	if entry.Steps, err = readSteps(fsys, m.Transport, chain, steps); err != nil {
+		return Entry{}, fmt.Errorf("%s: %w", file, err)
+	}
+	entry.Steps[len(entry.Steps)-1].Checks = true
+	if entry.Files, err = readFiles(fsys, chain, m.Files); err != nil {
+		return Entry{}, fmt.Errorf("%s: %w", file, err)
+	}
+	if sum := entry.Timeout(); sum > maxJobTimeout {
+		return Entry{}, fmt.Errorf("%s: steps: may take %s in all: an install waits %s for its post-install", file, sum, maxJobTimeout)
 	}
 	return entry, nil
 }
@@ -206,9 +230,6 @@ func (m *manifest) check(dir string) error {
 	bad := func(field, problem, fix string) { errs = append(errs, fmt.Errorf("%s: %s: %s", field, problem, fix)) }
 	if m.Family != dir {
 		bad("family", fmt.Sprintf("%q is not the folder's name", m.Family), "write "+dir)
-	}
-	if m.Extends != "" && (!namePattern.MatchString(m.Extends) || m.Extends == dir) {
-		bad("extends", fmt.Sprintf("%q is no other entry", m.Extends), "name a folder of the catalogue, or take the line out")
 	}
 	if m.Transport != TransportSSH && m.Transport != TransportWinRM {
 		bad("transport", fmt.Sprintf("%q is unknown", m.Transport), "use ssh or winrm")
@@ -247,16 +268,9 @@ func (m *manifest) check(dir string) error {
 	if len(m.Ports) == 0 || slices.Contains(m.Ports, 0) {
 		bad("ports", "is empty or has a 0", "list the ports that the installer needs, e.g. [22]")
 	}
-	if len(m.Steps) == 0 || len(m.Steps) > maxSteps {
-		bad("steps", fmt.Sprintf("has %d steps", len(m.Steps)), fmt.Sprintf("list 1 to %d", maxSteps))
-	}
-	seen := map[string]bool{"checks": true}
-	for _, step := range m.Steps {
-		if !namePattern.MatchString(step.Name) || seen[step.Name] {
-			bad("steps", fmt.Sprintf("name %q is empty, taken or not made of lower-case letters, digits, dashes", step.Name), "choose another")
-		}
-		seen[step.Name] = true
-	}
+	checkSteps(m.Steps, bad)
+	checkParams(m.Params, bad)
+	checkFiles(m.Files, bad)
 	return errors.Join(errs...)
 }
 
@@ -268,8 +282,8 @@ func timeout(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// readScript looks in the entry's own folder, then in the one that it extends.
-func readScript(fsys fs.FS, transport Transport, dir, extends, name string) ([]byte, error) {
+// readScript takes a script from the first folder of the chain that has it.
+func readScript(fsys fs.FS, transport Transport, chain []string, name string) ([]byte, error) {
 	pattern, ending, first, by := scriptPattern, ".sh", "#!/bin/bash\n", "bash"
 	if transport == TransportWinRM {
 		pattern, ending, first, by = powerShellPattern, ".ps1", "#requires -Version 5.1\n", "Windows PowerShell"
@@ -277,10 +291,7 @@ func readScript(fsys fs.FS, transport Transport, dir, extends, name string) ([]b
 	if !pattern.MatchString(name) {
 		return nil, fmt.Errorf("script: %q is no script's name: use a file of the folder that ends in %s", name, ending)
 	}
-	text, err := readFile(fsys, path.Join(dir, name))
-	if errors.Is(err, fs.ErrNotExist) && extends != "" {
-		text, err = readFile(fsys, path.Join(extends, name))
-	}
+	text, err := readFirst(fsys, chain, name)
 	if err != nil {
 		return nil, fmt.Errorf("script: %w", err)
 	}
