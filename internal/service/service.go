@@ -183,12 +183,12 @@ func (s *Service) Run(ctx context.Context) error {
 
 	var committing, working, serving sync.WaitGroup
 	committing.Go(func() { s.committer.Run(commits) })
-	working.Go(func() { s.driver.Run(work, ctx.Done()) })
 
 	var failed error
 	var once sync.Once
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(ctx) // also ends when a part of the worker fails
 	defer cancel()
+	working.Go(func() { s.driver.Run(work, ctx.Done()) })
 	fail := func(what string, err error) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			once.Do(func() { failed = fmt.Errorf("%s: %w", what, err) })
