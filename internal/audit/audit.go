@@ -32,7 +32,7 @@ type VM struct {
 	Pool, UUID, Name string
 	Machine          string // from the tag
 	Power            string
-	MACs             []string
+	MACs             []string // in the order of the devices
 	Disks            int
 }
 
@@ -77,7 +77,8 @@ func (w *World) ReadPool(ctx context.Context, pool string, client *xapi.Client) 
 	}
 	var vms map[string]vmRecord
 	var vifs map[string]struct {
-		MAC string `json:"MAC"`
+		MAC    string `json:"MAC"`
+		Device string `json:"device"`
 	}
 	var vdis map[string]struct {
 		UUID string   `json:"uuid"`
@@ -100,6 +101,7 @@ func (w *World) ReadPool(ctx context.Context, pool string, client *xapi.Client) 
 			continue
 		}
 		out := VM{Pool: pool, UUID: vm.UUID, Name: vm.Name, Machine: vm.OtherConfig[tagMachine], Power: vm.Power}
+		slices.SortFunc(vm.VIFs, func(a, b string) int { return strings.Compare(vifs[a].Device, vifs[b].Device) })
 		for _, ref := range vm.VIFs {
 			out.MACs = append(out.MACs, strings.ToLower(vifs[ref].MAC))
 		}
