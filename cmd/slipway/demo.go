@@ -33,11 +33,16 @@ func (c demoCmd) Run(e *env) error {
 	}
 	result, err := demo.Run(e.ctx, demo.Options{Orders: c.Orders, Pools: c.Pools, Seed: c.Seed, Timeout: c.Timeout, Keep: c.Keep,
 		Stdout: e.stdout, Width: columns(e.stdout), Log: log})
+	return verdict(result, err)
+}
+
+// verdict makes the exit code say what the last line says.
+func verdict(result demo.Result, err error) error {
+	if err == nil && !result.OK() {
+		err = fmt.Errorf("the world and the store do not agree")
+	}
 	if err != nil {
 		return hinted{error: err, next: "slipway demo --keep --log demo.log", code: exitFailure}
-	}
-	if !result.OK() {
-		return hinted{error: fmt.Errorf("the world and the store do not agree"), next: "slipway demo --keep --log demo.log", code: exitFailure}
 	}
 	return nil
 }

@@ -77,7 +77,8 @@ func (c ipMarkCmd) Run(e *env) error {
 	if !c.Yes {
 		return e.only("mark %s in pool %s as foreign", c.Address, c.Pool)
 	}
-	return e.post("/v1/addresses", api.Mark{Pool: c.Pool, Address: c.Address, Role: c.Role, Note: c.Note, Reason: c.Reason}, nil)
+	err := e.post("/v1/addresses", api.Mark{Pool: c.Pool, Address: c.Address, Role: c.Role, Note: c.Note, Reason: c.Reason}, nil)
+	return e.did(err, "mark %s in pool %s as foreign", c.Address, c.Pool)
 }
 
 type ipFreeCmd struct {
@@ -95,12 +96,30 @@ func (c ipFreeCmd) Run(e *env) error {
 		return err
 	}
 	defer client.Close()
-	return client.Delete(e.ctx, "/v1/addresses", api.Mark{Pool: c.Pool, Address: c.Address, Reason: c.Reason}, nil)
+	err = client.Delete(e.ctx, "/v1/addresses", api.Mark{Pool: c.Pool, Address: c.Address, Reason: c.Reason}, nil)
+	return e.did(err, "let %s in pool %s be given out again", c.Address, c.Pool)
 }
 
 // only prints what a verb would do.
 func (e *env) only(format string, args ...any) error {
-	_, err := fmt.Fprintf(e.stdout, "will:  "+format+"\nnothing was done; to do it add --yes\n", args...)
+	plan := fmt.Sprintf(format, args...)
+	if e.Output == "json" {
+		return e.print(api.Acted{Plan: []string{plan}}, nil)
+	}
+	_, err := fmt.Fprintf(e.stdout, "will:  %s\nnothing was done; to do it add --yes\n", clean(plan))
+	return err
+}
+
+// did says that it was done, when it was.
+func (e *env) did(err error, format string, args ...any) error {
+	if err != nil {
+		return err
+	}
+	what := fmt.Sprintf(format, args...)
+	if e.Output == "json" {
+		return e.print(api.Acted{Plan: []string{what}, Done: true}, nil)
+	}
+	_, err = fmt.Fprintf(e.stdout, "done:  %s\n", clean(what))
 	return err
 }
 
@@ -146,7 +165,8 @@ func (c groupResumeCmd) Run(e *env) error {
 	if !c.Yes {
 		return e.only("apply the newest generation of %s on %s again", c.Group, c.Member)
 	}
-	return e.post("/v1/groups/"+url.PathEscape(c.Group)+"/members/"+url.PathEscape(c.Member)+"/resume", api.Act{Yes: c.Yes, Reason: c.Reason}, nil)
+	err := e.post("/v1/groups/"+url.PathEscape(c.Group)+"/members/"+url.PathEscape(c.Member)+"/resume", api.Act{Yes: c.Yes, Reason: c.Reason}, nil)
+	return e.did(err, "apply the newest generation of %s on %s again", c.Group, c.Member)
 }
 
 type groupShrinkCmd struct {
@@ -158,7 +178,8 @@ func (c groupShrinkCmd) Run(e *env) error {
 	if !c.Yes {
 		return e.only("let the newest generation of %s remove as many entries as it does", c.Group)
 	}
-	return e.post("/v1/groups/"+url.PathEscape(c.Group)+"/approve-shrink", api.Act{Yes: c.Yes, Reason: c.Reason}, nil)
+	err := e.post("/v1/groups/"+url.PathEscape(c.Group)+"/approve-shrink", api.Act{Yes: c.Yes, Reason: c.Reason}, nil)
+	return e.did(err, "let the newest generation of %s remove as many entries as it does", c.Group)
 }
 
 type deadCmd struct {
@@ -210,7 +231,7 @@ type deadRequeueCmd struct {
 }
 
 func (c deadRequeueCmd) Run(e *env) error {
-	return e.post("/v1/dead/"+url.PathEscape(c.Letter)+"/requeue", nil, nil)
+	return e.did(e.post("/v1/dead/"+url.PathEscape(c.Letter)+"/requeue", nil, nil), "send letter %s to the orders again", c.Letter)
 }
 
 type deadDropCmd struct {
@@ -227,5 +248,5 @@ func (c deadDropCmd) Run(e *env) error {
 		return err
 	}
 	defer client.Close()
-	return client.Delete(e.ctx, "/v1/dead/"+url.PathEscape(c.Letter), nil, nil)
+	return e.did(client.Delete(e.ctx, "/v1/dead/"+url.PathEscape(c.Letter), nil, nil), "remove letter %s for good", c.Letter)
 }

@@ -248,11 +248,17 @@ func (c watchCmd) Run(e *env) error {
 		run := newest(m.Runs)
 		now := fmt.Sprintf("%-9s %-10s %s", run.Status, run.Process, run.State)
 		if run.Reason != "" {
-			now += ": " + clean(run.Reason)
+			now += ": " + run.Reason
 		}
 		if now != last {
-			fmt.Fprintf(e.stdout, "%s %s\n", time.Now().Format("15:04:05"), now)
 			last = now
+			if e.Output == "json" {
+				if err := e.line(run); err != nil {
+					return err
+				}
+			} else {
+				fmt.Fprintf(e.stdout, "%s %s\n", time.Now().Format("15:04:05"), clean(now))
+			}
 		}
 		switch run.Status {
 		case "done":
@@ -321,9 +327,9 @@ func (e *env) act(verb, what string, flags actFlags) error {
 		fmt.Fprintln(e.stdout, "will: ", clean(p))
 	}
 	if !acted.Done {
-		fmt.Fprintf(e.stdout, "nothing was done; to do it: slipway %s %s --yes --reason WHY\n", verb, what)
+		fmt.Fprintf(e.stdout, "nothing was done; to do it: slipway %s %s --yes --reason WHY\n", verb, clean(what))
 		return nil
 	}
-	fmt.Fprintf(e.stdout, "done: run %s is %s\n", acted.Run.Run, acted.Run.Status)
+	fmt.Fprintf(e.stdout, "done: run %s is %s\n", clean(acted.Run.Run), clean(acted.Run.Status))
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -161,7 +162,12 @@ func report(w io.Writer, err error) int {
 		fmt.Fprintf(w, "slipway: %s: %s\n  fix: %s\n", clean(f.Field), clean(f.Problem), clean(f.Fix))
 	}
 	if len(fields) == 0 {
-		fmt.Fprintf(w, "slipway: %v\n", err)
+		for i, line := range strings.Split(strings.TrimSpace(err.Error()), "\n") {
+			if i == 0 {
+				line = "slipway: " + line
+			}
+			fmt.Fprintln(w, clean(line))
+		}
 	}
 	switch {
 	case next == "" && len(fields) > 0:
@@ -169,7 +175,7 @@ func report(w io.Writer, err error) int {
 	case next == "":
 		next = "slipway --help"
 	}
-	fmt.Fprintf(w, "next: %s\n", next)
+	fmt.Fprintf(w, "next: %s\n", clean(next))
 	return code
 }
 

@@ -22,10 +22,25 @@ func (e *env) print(value any, tabular func(table.Writer)) error {
 	t.SetStyle(table.StyleLight)
 	t.Style().Options = table.OptionsNoBordersAndSeparators
 	t.Style().Format.Header = text.FormatDefault
-	tabular(t)
+	tabular(cleaned{t})
 	t.Render()
 	return nil
 }
+
+// cleaned is a table whose cells cannot drive the terminal, wherever their text is from.
+type cleaned struct{ table.Writer }
+
+func (c cleaned) AppendRow(row table.Row, config ...table.RowConfig) {
+	for i, cell := range row {
+		if s, ok := cell.(string); ok {
+			row[i] = clean(s)
+		}
+	}
+	c.Writer.AppendRow(row, config...)
+}
+
+// line writes one JSON value on a line of its own.
+func (e *env) line(value any) error { return json.NewEncoder(e.stdout).Encode(value) }
 
 // clean keeps foreign text from driving the terminal, and on one line.
 func clean(s string) string {

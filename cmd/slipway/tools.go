@@ -55,12 +55,27 @@ func (checkCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
+	type result struct {
+		What  string `json:"what"`
+		Note  string `json:"note,omitempty"`
+		Error string `json:"error,omitempty"`
+	}
 	failed := 0
 	for finding := range service.Check(e.ctx, cfg, e.log) {
 		mark := "ok  "
 		if finding.Err != nil {
 			mark = "FAIL"
 			failed++
+		}
+		if e.Output == "json" {
+			r := result{What: finding.What, Note: finding.Note}
+			if finding.Err != nil {
+				r.Error = finding.Err.Error()
+			}
+			if err := e.line(r); err != nil {
+				return err
+			}
+			continue
 		}
 		fmt.Fprintf(e.stdout, "%s %s", mark, finding.What)
 		switch {

@@ -199,10 +199,16 @@ func (s *Service) postOrder(r *http.Request) (any, error) {
 	return api.Accepted{Machine: accepted.Machine, Run: accepted.Run, Repeated: accepted.Repeated, Differs: accepted.Differs}, nil
 }
 
+var statuses = []orchestrator.Status{orchestrator.StatusReady, orchestrator.StatusRunning, orchestrator.StatusWaiting, orchestrator.StatusParked,
+	orchestrator.StatusCanceling, orchestrator.StatusDone, orchestrator.StatusCanceled}
+
 func (s *Service) getRuns(r *http.Request) (any, error) {
 	q := r.URL.Query()
 	f := orchestrator.RunFilter{Process: q.Get("process"), Pool: q.Get("pool"), Tenant: q.Get("tenant")}
 	for _, status := range q["status"] {
+		if !slices.Contains(statuses, orchestrator.Status(status)) {
+			return nil, orchestrator.FieldErrors{{Field: "status", Problem: fmt.Sprintf("%q is none", status), Fix: fmt.Sprintf("use some of %v", statuses)}}
+		}
 		f.Status = append(f.Status, orchestrator.Status(status))
 	}
 	if n, err := strconv.Atoi(q.Get("limit")); err == nil && n > 0 {
@@ -549,7 +555,7 @@ func (s *Service) deleteAddress(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return struct{}{}, s.Store.DropAddress(r.Context(), m.Pool, m.Address, actor(r.Context()), m.Reason)
+	return struct{}{}, missing(s.Store.DropAddress(r.Context(), m.Pool, m.Address, actor(r.Context()), m.Reason), "slipway ip")
 }
 
 func (s *Service) getGroups(r *http.Request) (any, error) {
@@ -585,7 +591,7 @@ func (s *Service) postResume(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return struct{}{}, s.Store.Resume(r.Context(), r.PathValue("group"), r.PathValue("member"), actor(r.Context()), ask.Reason)
+	return struct{}{}, missing(s.Store.Resume(r.Context(), r.PathValue("group"), r.PathValue("member"), actor(r.Context()), ask.Reason), "slipway group")
 }
 
 func (s *Service) postApproveShrink(r *http.Request) (any, error) {
@@ -596,7 +602,7 @@ func (s *Service) postApproveShrink(r *http.Request) (any, error) {
 	group := r.PathValue("group")
 	g, _, err := s.Store.Entries(r.Context(), group)
 	if err != nil {
-		return nil, err
+		return nil, missing(err, "slipway group")
 	}
 	return struct{}{}, s.Store.ApproveShrink(r.Context(), group, g.Generation, actor(r.Context()), ask.Reason)
 }
@@ -614,9 +620,17 @@ func (s *Service) getDead(r *http.Request) (any, error) {
 }
 
 func (s *Service) postRequeue(r *http.Request) (any, error) {
-	return struct{}{}, s.Queue.RequeueDead(r.Context(), r.PathValue("id"))
+	return struct{}{}, missing(s.Queue.RequeueDead(r.Context(), r.PathValue("id")), "slipway dead")
 }
 
 func (s *Service) deleteDead(r *http.Request) (any, error) {
-	return struct{}{}, s.Queue.DropDead(r.Context(), r.PathValue("id"))
+	return struct{}{}, missing(s.Queue.DropDead(r.Context(), r.PathValue("id")), "slipway dead")
+}
+
+// missing sends who names what is not there to the list of what is.
+func missing(err error, list string) error {
+	if errors.Is(err, orchestrator.ErrNotFound) {
+		return &api.Error{Code: api.CodeNotFound, Message: err.Error(), Next: list}
+	}
+	return err
 }

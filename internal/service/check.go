@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
+	"math"
 	"net/http"
 	"slices"
 	"time"
@@ -101,11 +102,11 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 		tries = append(tries, try{"notify.webhook", func(ctx context.Context) (string, error) {
 			request, err := http.NewRequestWithContext(ctx, http.MethodHead, cfg.Notify.Webhook, nil)
 			if err != nil {
-				return "", err
+				return "", withoutURL(err)
 			}
 			response, err := http.DefaultClient.Do(request)
 			if err != nil {
-				return "", err
+				return "", withoutURL(err)
 			}
 			return response.Status, response.Body.Close()
 		}})
@@ -166,6 +167,7 @@ func checkPool(ctx context.Context, cfg *config.Config, p config.Pool, log *slog
 }
 
 // checkMember has the agent test an empty state of ours with the real tool: the way there, the lock, the tool and the site's own files.
+// A test needs no lease; its fence is beyond all, for an agent that has worked for serve answers nobody with a lower one.
 func checkMember(ctx context.Context, cfg *config.Config, g config.Group, m config.Member, log *slog.Logger) (string, error) {
 	c, err := openCarrier(m, log)
 	if err != nil {
@@ -179,7 +181,7 @@ func checkMember(ctx context.Context, cfg *config.Config, g config.Group, m conf
 	if err != nil {
 		return "", err
 	}
-	answer, err := c.Apply(ctx, apply.Request{Unit: g.Unit, Files: rendering.Files, SHA256: apply.Sum(rendering.Files), CheckOnly: true})
+	answer, err := c.Apply(ctx, apply.Request{Unit: g.Unit, Fence: math.MaxInt64, Files: rendering.Files, SHA256: apply.Sum(rendering.Files), CheckOnly: true})
 	if err != nil {
 		return "", err
 	}

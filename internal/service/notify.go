@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os/exec"
 	"time"
 
@@ -85,18 +87,27 @@ func (n *notifier) post(ctx context.Context, body []byte) error {
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, n.cfg.Webhook, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return withoutURL(err)
 	}
 	request.Header.Set("Content-Type", "application/json")
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return err
+		return withoutURL(err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode >= 300 {
 		return fmt.Errorf("the webhook answered %s", response.Status)
 	}
 	return nil
+}
+
+// withoutURL leaves out the address that net/http puts into its errors: whoever knows a webhook's may post to it.
+func withoutURL(err error) error {
+	var of *url.Error
+	if errors.As(err, &of) {
+		return fmt.Errorf("the webhook: %w", of.Err)
+	}
+	return err
 }
 
 func (n *notifier) command(ctx context.Context, body []byte) error {
