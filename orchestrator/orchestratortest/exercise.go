@@ -467,6 +467,11 @@ func (x *exercise) interrupt(t *testing.T, p path, over string, unwinds bool) {
 				}
 			}
 			s.Settle()
+			for _, line := range s.Journal() {
+				if strings.Contains(line, " "+orchestrator.OutcomeFailed+" ") {
+					t.Errorf("the way back meets a failure that nobody made: %s", line)
+				}
+			}
 			ended := s.Run(run).Status
 			switch {
 			case over != "":

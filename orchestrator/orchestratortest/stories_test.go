@@ -373,3 +373,28 @@ func TestManyInstallsAtOnce(t *testing.T) {
 		t.Errorf("dhcp-a was applied %d times", n)
 	}
 }
+
+// The disks of a clone that was never shaped are known to nobody once its VM is gone, but to the handle of the step that destroys it.
+func TestDisksOfAnUnshapedCloneAreNotLeft(t *testing.T) {
+	s := site(t)
+	run := s.Begin(install.Name)
+	s.Committed = func(c orchestrator.Commit) {
+		if c.Run.Handles[uninstall.HandleClone] != "" {
+			s.Committed = nil
+			s.Cancel(run)
+		}
+	}
+	died := false
+	s.World.Interrupt = func(p orchestratortest.Point) error {
+		if p.Call == "DestroyMachine" && p.Moment == orchestratortest.During && !died {
+			died = true
+			panic(orchestratortest.Crash{At: p})
+		}
+		return nil
+	}
+	s.Settle()
+	ended(t, s, run, orchestrator.StatusCanceled)
+	if left := s.World.Describe(); len(left) != 0 || !died {
+		t.Errorf("died %t, left %v", died, left)
+	}
+}
