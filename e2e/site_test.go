@@ -468,3 +468,6 @@ func listening(ns *testnet.Namespace, address string, limit time.Duration) (word
 }
 
 func secretOf(text string) orchestrator.Secret { return orchestrator.NewSecret(text) }
+
+// said is whether the worker has logged it.
+func (w *worker) said(words string) bool { return strings.Contains(w.Output(), words) }
