@@ -454,11 +454,13 @@ func (x *exercise) interrupt(t *testing.T, p path, over string, unwinds bool) {
 			s := x.site(t, 1)
 			before := x.before(t, s)
 			run := x.start(s, p)
-			s.Committed = func(orchestrator.Commit) {
+			s.Committed = func(c orchestrator.Commit) {
+				if c.Ended != nil && c.Ended.Outcome == orchestrator.OutcomeUndone && s.World.Pending() > 0 {
+					t.Errorf("%s counts as undone while a task is under way", c.Ended.Step)
+				}
 				if len(s.Commits) != n+1 {
 					return
 				}
-				s.Committed = nil
 				switch {
 				case over != "":
 					s.Begin(over)
