@@ -76,9 +76,10 @@ func (w *World) observed(v *vm) orchestrator.VM {
 }
 
 // StartClone implements orchestrator.Hypervisor. Like xapi it shows the clone, as a template, from the beginning of the task on.
-func (w *World) StartClone(_ context.Context, spec orchestrator.MachineSpec) (string, error) {
+func (w *World) StartClone(ctx context.Context, spec orchestrator.MachineSpec) (string, error) {
 	p, err := w.enter("StartClone")
 	if err != nil {
+		w.lost(err, func() { _, _ = w.StartClone(ctx, spec) })
 		return "", err
 	}
 	for _, v := range w.vms {
@@ -134,9 +135,10 @@ func (w *World) ShapeMachine(_ context.Context, spec orchestrator.MachineSpec, u
 }
 
 // StartMachine implements orchestrator.Hypervisor.
-func (w *World) StartMachine(_ context.Context, ref orchestrator.MachineRef, host string) (string, error) {
+func (w *World) StartMachine(ctx context.Context, ref orchestrator.MachineRef, host string) (string, error) {
 	p, err := w.enter("StartMachine")
 	if err != nil {
+		w.lost(err, func() { _, _ = w.StartMachine(ctx, ref, host) })
 		return "", err
 	}
 	v := w.find(ref.VM)
@@ -189,9 +191,10 @@ func (w *World) FillHost(pool, host string) {
 }
 
 // StopMachine implements orchestrator.Hypervisor.
-func (w *World) StopMachine(_ context.Context, ref orchestrator.MachineRef, hard bool) (string, error) {
+func (w *World) StopMachine(ctx context.Context, ref orchestrator.MachineRef, hard bool) (string, error) {
 	p, err := w.enter("StopMachine")
 	if err != nil {
+		w.lost(err, func() { _, _ = w.StopMachine(ctx, ref, hard) })
 		return "", err
 	}
 	v := w.find(ref.VM)

@@ -38,6 +38,8 @@ type World struct {
 	tasks     map[string]*task
 	live      map[string]map[string]json.RawMessage // group → machine → what the appliances carry
 
+	late []func() // requests that arrive after their caller has given up
+
 	// Effects counts what became real: "clone", "start", "stop", "destroy", "job".
 	Effects map[string]int
 	// Violations are things that must never be: two machines with one MAC, a second act while one is under way.
@@ -143,8 +145,24 @@ func (w *World) begin(end func()) string {
 	return ref
 }
 
-// Advance lets one round of time go by: tasks, boots and jobs get on.
+// ErrLate as the answer of a point Before makes StartClone, StartMachine and StopMachine happen one round later, unknown to the caller.
+var ErrLate = orchestrator.Errorf("world", orchestrator.Unknown, "the connection was lost before the request arrived")
+
+// lost keeps a request that comes late after all.
+func (w *World) lost(err error, request func()) {
+	if err == ErrLate {
+		w.late = append(w.late, request)
+	}
+}
+
+// Advance lets one round of time go by: late requests arrive, tasks, boots and jobs get on.
 func (w *World) Advance() {
+	late, interrupt := w.late, w.Interrupt
+	w.late, w.Interrupt = nil, nil
+	for _, request := range late {
+		request()
+	}
+	w.Interrupt = interrupt
 	refs := make([]string, 0, len(w.tasks))
 	for ref := range w.tasks {
 		refs = append(refs, ref)
