@@ -322,7 +322,7 @@ func TestTheDatabaseGoesAwayAndComesBack(t *testing.T) {
 	kept := open(t, migrated(t, server.DSN(t)))
 	must(t, kept.AppendOrder(t.Context(), queue.Message{ID: "1"}))
 	held := lease(t, kept, time.Hour)
-	server.Kill9(t)
+	server.Stop(t)
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
