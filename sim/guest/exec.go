@@ -39,14 +39,24 @@ func lookUp(name string) program {
 		return aptGet
 	case "bash", "sh":
 		return bash
+	case "btrfs", "resize2fs", "xfs_growfs":
+		return diskTool(growFS)
 	case "cat":
 		return cat
-	case "chmod", "chown", "date", "sync", "touch", "umask", "ulimit":
+	case "chmod", "chown", "sync", "touch", "umask", "ulimit":
 		return nothing
+	case "curl":
+		return curl
+	case "date":
+		return date
+	case "dnf":
+		return dnf
 	case "dpkg":
 		return nothing
 	case "dpkg-query":
 		return dpkgQuery
+	case "findmnt":
+		return diskTool(findmnt)
 	case "getent":
 		return getent
 	case "grep":
@@ -61,16 +71,34 @@ func lookUp(name string) program {
 		return kill
 	case "ln":
 		return ln
+	case "lsblk":
+		return diskTool(lsblk)
+	case "lvextend":
+		return diskTool(lvextend)
+	case "lvs", "pvs", "vgs":
+		return diskTool(lvmReport)
 	case "mkdir":
 		return mkdir
 	case "mv":
 		return mv
+	case "partx":
+		return diskTool(partx)
+	case "pvresize":
+		return diskTool(pvresize)
 	case "readlink":
 		return readlink
+	case "restorecon":
+		return restorecon
 	case "rm":
 		return rm
+	case "rpm":
+		return rpm
 	case "setsid":
 		return setsid
+	case "sfdisk":
+		return diskTool(sfdisk)
+	case "sha256sum":
+		return sha256Sum
 	case "sleep":
 		return sleep
 	case "ssh-keygen":
@@ -97,8 +125,22 @@ func lookUp(name string) program {
 		return nothing
 	case "which":
 		return which
+	case "zypper":
+		return zypper
 	}
 	return nil
+}
+
+// lookUp finds a program that this guest has: the other systems' package managers are not there.
+func (g *Guest) lookUp(name string) program {
+	owner := map[string]string{"apt-get": "apt", "dpkg": "apt", "dpkg-query": "apt", "dnf": "dnf", "zypper": "zypper"}[name]
+	if (owner != "" && owner != g.packager) || (name == "rpm" && g.packager == "apt") {
+		return nil
+	}
+	if _, err := g.root.Stat("sys/fs/selinux"); name == "restorecon" && err != nil {
+		return nil
+	}
+	return lookUp(name)
 }
 
 // exec is the interpreter's door to programs.
@@ -121,10 +163,17 @@ func (p *process) exec(ctx context.Context, args []string) error {
 // run looks the program up by the name's last part: a path counts only in the folders where programs are.
 func (v *invocation) run() int {
 	dir, base := path.Split(v.name)
+	// What somebody has put onto the disk is a program when it is a script.
+	if dir != "" {
+		if text, err := v.disk().ReadFile(v.path(v.name)); err == nil && strings.HasPrefix(string(text), "#!/bin/bash\n") {
+			child := v.with(append([]string{"bash", v.name}, v.args...))
+			return bash(child)
+		}
+	}
 	if dir != "" && !slices.Contains([]string{"/bin/", "/sbin/", "/usr/bin/", "/usr/sbin/"}, dir) {
 		return v.fail(exitNotFound, "No such file or directory")
 	}
-	program := lookUp(base)
+	program := v.guest.lookUp(base)
 	if program == nil {
 		return v.fail(exitNotFound, "command not found")
 	}
@@ -324,7 +373,7 @@ func kill(v *invocation) int {
 func which(v *invocation) int {
 	_, names := operands(v.args)
 	for _, name := range names {
-		if lookUp(path.Base(name)) == nil && !interp.IsBuiltin(name) {
+		if v.guest.lookUp(path.Base(name)) == nil && !interp.IsBuiltin(name) {
 			return 1
 		}
 		fmt.Fprintln(v.stdout, "/usr/bin/"+path.Base(name))

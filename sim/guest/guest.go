@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -31,22 +32,34 @@ type Config struct {
 	AuthorizedKeys []string
 	// Packages are those that are installed already, besides bash and openssh-server.
 	Packages []string
-	Faults   Faults
-	Log      *slog.Logger // nil: nothing is logged
+	// Packager is the system's package manager: "apt", "dnf" or "zypper"; "" is apt. The others' programs are not found.
+	Packager string
+	// SELinux says whether the guest has it, as far as scripts see.
+	SELinux bool
+	// Disk is what / is on; the zero value is PlainDisk of 20 GiB.
+	Disk Disk
+	// Fetch answers curl; nil is a guest that reaches nobody.
+	Fetch  func(ctx context.Context, url string) ([]byte, error)
+	Faults Faults
+	Log    *slog.Logger // nil: nothing is logged
 }
 
 // Guest is one simulated machine. Its methods may be called concurrently.
 type Guest struct {
-	user string
-	log  *slog.Logger
-	root *os.Root
+	user     string
+	log      *slog.Logger
+	root     *os.Root
+	packager string
+	fetch    func(ctx context.Context, url string) ([]byte, error)
 
 	mu       sync.Mutex
 	faults   Faults
 	hostname string // the kernel's, not /etc/hostname
 	packages map[string]bool
 	holder   string // who holds the package lock, "" when free
-	boot     *boot  // nil while it is off
+	drive    Disk
+	labeled  map[string]bool // files whose SELinux label was restored since they were written
+	boot     *boot           // nil while it is off
 	boots    int
 	signer   ssh.Signer // what sshd serves
 	ran      []string   // scripts that were begun, in order
@@ -61,9 +74,17 @@ func New(config Config) (*Guest, error) {
 		return nil, fmt.Errorf("open the guest's disk: %w", err)
 	}
 	g := &Guest{
-		user: config.User, log: config.Log, root: root, faults: config.Faults,
+		user: config.User, log: config.Log, root: root, faults: config.Faults, packager: config.Packager, fetch: config.Fetch,
+		labeled:  map[string]bool{},
 		packages: map[string]bool{"bash": true, "openssh-server": true},
 	}
+	if g.packager == "" {
+		g.packager = "apt"
+	}
+	if config.Disk.Name == "" {
+		config.Disk = PlainDisk(20 * gib)
+	}
+	g.SetDisk(config.Disk)
 	if g.user == "" {
 		g.user = "root"
 	}
@@ -102,8 +123,16 @@ func (g *Guest) layOut(config Config) error {
 		group += g.user + ":x:1000:\n"
 	}
 	key := "etc/ssh/ssh_host_" + keyName(signer.PublicKey().Type()) + "_key"
-	for _, dir := range []string{"dev", "etc/ssh", "etc/sudoers.d", "run/systemd/system", "tmp", "root", "var/lib/dpkg", "var/lib/apt/lists", "var/log/journal/" + config.MachineID, home[1:] + "/.ssh"} {
+	for _, dir := range []string{"dev", "etc/ssh", "etc/sudoers.d", "run/systemd/system", "tmp", "root", "run", "var/lib/dpkg", "var/lib/apt/lists", "var/lib/dnf", "var/log", "var/log/journal/" + config.MachineID, home[1:] + "/.ssh"} {
 		if err := g.root.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if config.SELinux {
+		if err := g.root.MkdirAll("sys/fs/selinux", 0o755); err != nil {
+			return err
+		}
+		if err := g.root.WriteFile("sys/fs/selinux/enforce", []byte("1"), 0o644); err != nil {
 			return err
 		}
 	}
@@ -246,11 +275,19 @@ func (g *Guest) Installed(name string) bool {
 	return g.packages[name]
 }
 
-// HoldPackageLock makes a process of that name hold dpkg's lock; "" lets it go.
+// HoldPackageLock makes a process of that name hold the package manager's lock; "" lets it go.
 func (g *Guest) HoldPackageLock(name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.holder = name
+	if file := pidLock(g.packager); file != "" {
+		if name == "" {
+			_ = g.root.Remove(rel(file))
+			return
+		}
+		// A disk that cannot be written shows in the test that waits for the lock.
+		_ = g.root.WriteFile(rel(file), []byte(strconv.Itoa(holderPID)), 0o644)
+	}
 }
 
 func (g *Guest) loadHostKey() (ssh.Signer, error) {

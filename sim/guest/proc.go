@@ -20,6 +20,17 @@ const (
 
 const dpkgLock = "/var/lib/dpkg/lock-frontend"
 
+// pidLock is the file into which a package manager writes its pid, "" for one that locks records.
+func pidLock(packager string) string {
+	switch packager {
+	case "dnf":
+		return "/var/lib/dnf/rpmdb_lock.pid"
+	case "zypper":
+		return "/run/zypp.pid"
+	}
+	return ""
+}
+
 // procFile is the text of a file in /proc, as far as scripts look there.
 func (p *process) procFile(name string) (string, error) {
 	g := p.guest
@@ -30,7 +41,7 @@ func (p *process) procFile(name string) (string, error) {
 	case "/proc/sys/kernel/random/boot_id":
 		return p.boot.id + "\n", nil
 	case "/proc/locks":
-		if g.holder == "" {
+		if g.holder == "" || pidLock(g.packager) != "" {
 			return "", nil
 		}
 		return fmt.Sprintf("1: POSIX  ADVISORY  WRITE %d fe:01:4711 0 EOF\n", holderPID), nil

@@ -149,12 +149,16 @@ func sshdTest(v *invocation) int {
 
 // systemctl knows one unit that matters: a reload of ssh serves the keys that are on the disk now. Open sessions stay.
 func systemctl(v *invocation) int {
-	if !slices.Equal(v.args, []string{"try-reload-or-restart", "ssh.service"}) {
-		return v.fail(1, "only try-reload-or-restart ssh.service is simulated")
+	unit := "ssh.service"
+	if v.guest.packager != "apt" {
+		unit = "sshd.service"
+	}
+	if !slices.Equal(v.args, []string{"try-reload-or-restart", unit}) {
+		return v.fail(5, "Failed: only try-reload-or-restart %s is simulated, Unit %q not found", unit, v.args)
 	}
 	signer, err := v.guest.loadHostKey()
 	if err != nil {
-		return v.fail(1, "Job for ssh.service failed: %v", err)
+		return v.fail(1, "Job for %s failed: %v", unit, err)
 	}
 	v.guest.mu.Lock()
 	defer v.guest.mu.Unlock()
