@@ -21,7 +21,14 @@ func TestBuiltInCatalogue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"debian-11", "debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04"}, c.Images()); diff != "" {
+	wantImages := []string{"almalinux-8", "almalinux-9", "debian-11", "debian-12", "debian-13", "leap-15", "rocky-8", "rocky-9", "ubuntu-22.04", "ubuntu-24.04"}
+	var images []string
+	for _, image := range c.Images() {
+		if e, err := c.Entry(image); err == nil && e.Transport == postinstall.TransportSSH {
+			images = append(images, image)
+		}
+	}
+	if diff := cmp.Diff(wantImages, images); diff != "" {
 		t.Errorf("images (-want +got):\n%s", diff)
 	}
 	debian, err := c.Entry("debian-12")
@@ -40,7 +47,7 @@ func TestBuiltInCatalogue(t *testing.T) {
 		for _, step := range e.Steps {
 			names = append(names, step.Name)
 		}
-		if diff := cmp.Diff([]string{"identity", "users", "packages", "cleanup", "checks"}, names); diff != "" {
+		if diff := cmp.Diff([]string{"identity", "users", "disk", "packages", "cleanup", "checks"}, names); diff != "" {
 			t.Errorf("%s: steps (-want +got):\n%s", e.Family, diff)
 		}
 		if last := e.Steps[len(e.Steps)-1]; !last.Checks || e.Timeout() < 20*time.Minute {
@@ -57,7 +64,7 @@ func TestUnknownImage(t *testing.T) {
 	}
 	for _, image := range []string{"", "debian", "Debian-12", "debian-12 ", "windows-2003", "../debian"} {
 		_, err := c.Entry(image)
-		if orchestrator.KindOf(err) != orchestrator.Permanent || !strings.Contains(err.Error(), "debian-11, debian-12") {
+		if orchestrator.KindOf(err) != orchestrator.Permanent || !strings.Contains(err.Error(), "debian-11, debian-12, debian-13") {
 			t.Errorf("image %q: %v", image, err)
 		}
 	}

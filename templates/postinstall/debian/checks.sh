@@ -57,9 +57,27 @@ customer_keys_are_in() {
     done <"$SLIPWAY_JOB/files/authorized_keys"
 }
 
+labels_are_right() {
+    local account home wrong
+    account=$(getent passwd "$GUEST_USER") || return 1
+    IFS=: read -r _ _ _ _ _ home _ <<<"$account"
+    # -n changes nothing, -v names what it would change.
+    wrong=$(restorecon -R -F -n -v -- /etc/hostname /etc/hosts /etc/machine-id /etc/ssh "$home/.ssh") || return 1
+    [[ -z $wrong ]]
+}
+
 check hostname "hostname or /etc/hostname is not $GUEST_HOSTNAME" hostname_is_set
 check machine_id "/etc/machine-id is empty, the template's or not ours" machine_id_is_own
 check host_key "/etc/ssh/ssh_host_ed25519_key is not $GUEST_HOST_KEY" host_key_is_ours
 check host_keys "a host key of the template is still in /etc/ssh" host_key_is_alone
 check authorized_keys "a key of the customer is not in authorized_keys of $GUEST_USER" customer_keys_are_in
+if [[ -e /sys/fs/selinux/enforce ]]; then
+    check selinux "a file of the identity or of the customer's keys has a wrong SELinux label" labels_are_right
+fi
+# An add-on brings checks of its own.
+for more in "$SLIPWAY_JOB"/files/checks-*.sh; do
+    if [[ -e $more ]]; then
+        bash "$more" || failed=1
+    fi
+done
 exit "$failed"

@@ -1,16 +1,20 @@
 #!/bin/bash
 # Makes a clone a machine of its own: machine id, hostname, host key. Safe to run again at any point.
 #
-# Reads: GUEST_HOSTNAME, GUEST_MACHINE_ID (32 hex digits), secrets/ssh_host_ed25519_key, files/ssh_host_ed25519_key.pub
+# Reads: GUEST_HOSTNAME, GUEST_MACHINE_ID (32 hex digits), SSH_UNIT, secrets/ssh_host_ed25519_key, files/ssh_host_ed25519_key.pub
 set -euo pipefail
 umask 022
 # shellcheck source=/dev/null
 . "${SLIPWAY_JOB:?}/env"
 
-# replace FILE: stdin becomes FILE in one step, so that a crash leaves the old text or the new one.
+# replace FILE: stdin becomes FILE in one step, so that a crash leaves the old text or the new one. Where SELinux is, a new file carries
+# the label of its folder until it is given its own.
 replace() {
     cat >"$1.slipway"
     mv -f -- "$1.slipway" "$1"
+    if [[ -e /sys/fs/selinux/enforce && $1 == /etc/* ]]; then
+        restorecon -F -- "$1"
+    fi
 }
 
 machine_id() {
@@ -69,7 +73,7 @@ host_key() {
     /usr/sbin/sshd -t
     # A reload keeps the sessions that are open. Without systemd the listener's own pid file names it.
     if [[ -d /run/systemd/system ]]; then
-        systemctl try-reload-or-restart ssh.service
+        systemctl try-reload-or-restart "$SSH_UNIT"
     elif [[ -s /run/sshd.pid ]]; then
         kill -HUP "$(cat /run/sshd.pid)"
     else

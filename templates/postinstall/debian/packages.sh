@@ -1,33 +1,57 @@
 #!/bin/bash
 # Waits until nobody holds a package lock (a fresh machine likes to update itself at its first boot), then installs what was asked for.
+# files/manager.sh knows the system's package manager.
 #
-# Reads: GUEST_PACKAGES (names between spaces, may be empty), GUEST_LOCK_WAIT (seconds)
+# Reads: GUEST_PACKAGES (names between spaces, may be empty), GUEST_LOCK_WAIT (seconds), files/manager.sh
 set -euo pipefail
 umask 022
 # shellcheck source=/dev/null
 . "${SLIPWAY_JOB:?}/env"
-export DEBIAN_FRONTEND=noninteractive
 
-# lock_holder prints who holds a package lock, and fails when nobody does. apt and dpkg take POSIX record locks, which flock(1) does not
-# see: /proc/locks names the process, and its open files tell whether the lock is on one of ours.
-lock_holder() {
-    local kind advisory mode pid fd target name
+# manager.sh sets:
+record_locks=() # files that are locked by POSIX record locks
+pid_locks=()    # files that hold the pid of who has the lock
+# and defines is_installed PACKAGE and install_all PACKAGE...
+# shellcheck source=/dev/null
+. "$SLIPWAY_JOB/files/manager.sh"
+
+# record_lock_holder prints who holds one of record_locks, and fails when nobody does. flock(1) does not see POSIX locks: /proc/locks
+# names the process, and its open files tell whether the lock is on one of ours.
+record_lock_holder() {
+    local kind advisory mode pid fd target name lock
     while read -r _ kind advisory mode pid _; do
         # "1: POSIX ADVISORY WRITE 812 …"; a waiter's line has "->" in second place and is no holder.
         [[ $kind == POSIX && $advisory == ADVISORY && $mode == WRITE ]] || continue
         for fd in /proc/"$pid"/fd/*; do
             target=$(readlink -- "$fd") || continue
-            case $target in
-            /var/lib/dpkg/lock | /var/lib/dpkg/lock-frontend | /var/lib/apt/lists/lock | /var/cache/apt/archives/lock)
-                read -r name <"/proc/$pid/comm" || name=unknown
-                printf '%s is held by %s (pid %s)\n' "$target" "$name" "$pid"
-                return 0
-                ;;
-            esac
+            for lock in "${record_locks[@]}"; do
+                if [[ $target == "$lock" ]]; then
+                    read -r name <"/proc/$pid/comm" || name=unknown
+                    printf '%s is held by %s (pid %s)\n' "$lock" "$name" "$pid"
+                    return 0
+                fi
+            done
         done
     done </proc/locks
     return 1
 }
+
+# pid_lock_holder prints who is named in one of pid_locks and lives, and fails when nobody is.
+pid_lock_holder() {
+    local lock pid name
+    for lock in "${pid_locks[@]}"; do
+        [[ -s $lock ]] || continue
+        pid=
+        read -r pid _ <"$lock" || true
+        [[ $pid =~ ^[0-9]+$ && -e /proc/$pid/comm ]] || continue
+        read -r name <"/proc/$pid/comm" || name=unknown
+        printf '%s is held by %s (pid %s)\n' "$lock" "$name" "$pid"
+        return 0
+    done
+    return 1
+}
+
+lock_holder() { record_lock_holder || pid_lock_holder; }
 
 wait_for_lock() {
     local waited=0 holder last=
@@ -51,9 +75,7 @@ wait_for_lock() {
 wait_for_lock
 missing=()
 for package in $GUEST_PACKAGES; do
-    # shellcheck disable=SC2016
-    status=$(dpkg-query -W -f '${db:Status-Status}' -- "$package" 2>/dev/null) || status=
-    if [[ $status != installed ]]; then
+    if ! is_installed "$package"; then
         missing+=("$package")
     fi
 done
@@ -62,7 +84,4 @@ if ((${#missing[@]} == 0)); then
     exit 0
 fi
 echo "installing ${missing[*]}"
-apt-get -q -o DPkg::Lock::Timeout="$GUEST_LOCK_WAIT" update
-# dpkg may have been cut off by a crash in an earlier attempt.
-dpkg --configure -a
-apt-get -q -y -o DPkg::Lock::Timeout="$GUEST_LOCK_WAIT" -o Dpkg::Options::=--force-confold install -- "${missing[@]}"
+install_all "${missing[@]}"

@@ -30,6 +30,10 @@ chmod 700 -- "$home/.ssh"
 chmod 600 -- "$keys.slipway"
 chown -- "$uid:$gid" "$home/.ssh" "$keys.slipway"
 mv -f -- "$keys.slipway" "$keys"
+# sshd may not read a file with a wrong label.
+if [[ -e /sys/fs/selinux/enforce ]]; then
+    restorecon -R -F -- "$home/.ssh"
+fi
 echo "keys of $GUEST_USER installed"
 
 # The account has a key and no password, so sudo must not ask for one.

@@ -213,7 +213,7 @@ func TestAJobRunsOnceThoughAnswersAreLost(t *testing.T) {
 			if status, log := b.follow(t, b.job.ID); status.State != orchestrator.JobExited || status.Exit != 0 {
 				t.Fatalf("job %s, exit code %d:\n%s", status.State, status.Exit, log)
 			}
-			if got := strings.Join(b.guest.Ran(), " "); got != "identity users packages cleanup checks" {
+			if got := strings.Join(b.guest.Ran(), " "); got != "identity users disk packages cleanup checks" {
 				t.Errorf("ran %s", got)
 			}
 		})
@@ -234,7 +234,7 @@ func TestAManyStartedJobRunsOnce(t *testing.T) {
 	starters.Wait()
 	b.ensure(t)
 	status, log := b.follow(t, b.job.ID)
-	if got := strings.Join(b.guest.Ran(), " "); got != "identity users packages cleanup checks" || status.State != orchestrator.JobExited {
+	if got := strings.Join(b.guest.Ran(), " "); got != "identity users disk packages cleanup checks" || status.State != orchestrator.JobExited {
 		t.Errorf("ran %s; job %s, exit code %d:\n%s", got, status.State, status.Exit, log)
 	}
 }
@@ -285,7 +285,7 @@ func TestARebootLosesTheJob(t *testing.T) {
 	if status, log := b.follow(t, b.job.ID); status.State != orchestrator.JobExited || status.Exit != 0 {
 		t.Errorf("second attempt: %s, exit code %d:\n%s", status.State, status.Exit, log)
 	}
-	if want := "identity users packages identity users packages cleanup checks"; strings.Join(b.guest.Ran(), " ") != want {
+	if want := "identity users disk packages identity users disk packages cleanup checks"; strings.Join(b.guest.Ran(), " ") != want {
 		t.Errorf("ran %v, want %s", b.guest.Ran(), want)
 	}
 }
@@ -326,7 +326,7 @@ func TestBadInputIsRefusedBeforeAConnection(t *testing.T) {
 	unknown.Image = "plan9"
 	_, err := i.Probe(t.Context(), unknown)
 	wantKind(t, "unknown image", err, orchestrator.Permanent)
-	if err == nil || !strings.Contains(err.Error(), "debian-12, debian-13, ubuntu-22.04") {
+	if err == nil || !strings.Contains(err.Error(), "debian-12, debian-13, leap-15") {
 		t.Errorf("the known images must be named: %v", err)
 	}
 	if _, err := i.Ports("plan9"); orchestrator.KindOf(err) != orchestrator.Permanent {

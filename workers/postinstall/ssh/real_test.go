@@ -113,7 +113,12 @@ func withStep(t *testing.T, script string) *postinstall.Catalogue {
 func edited(t *testing.T, old, changed, script string) *postinstall.Catalogue {
 	t.Helper()
 	fsys := fstest.MapFS{"debian/first.sh": {Data: []byte("#!/bin/bash\nset -euo pipefail\n" + script)}}
-	for _, name := range []string{"manifest.yaml", "identity.sh", "users.sh", "packages.sh", "cleanup.sh", "checks.sh"} {
+	files, err := os.ReadDir("../../../templates/postinstall/debian")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		name := file.Name()
 		text, err := os.ReadFile("../../../templates/postinstall/debian/" + name)
 		if err != nil {
 			t.Fatal(err)
