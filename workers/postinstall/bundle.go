@@ -21,7 +21,6 @@ type Params struct {
 	AuthorizedKeys []string            // the customer's public keys, one authorized_keys line each
 	HostKey        orchestrator.Secret // the machine's own host key, OpenSSH PEM, ed25519 (NewHostKey)
 	LockWait       time.Duration       // how long another package manager may hold its lock; 0 is ten minutes
-	License        orchestrator.Secret // of the add-on, one line; empty where it goes by the address, or comes later
 }
 
 // Bundle is a job with everything that it needs in the guest: the same job id always means the same work.
@@ -41,8 +40,6 @@ const (
 	fileAuthorizedKeys = "authorized_keys"
 	fileChecks         = "checks-"
 )
-
-const maxLicense = 4 << 10
 
 var (
 	uuidPattern     = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
@@ -78,9 +75,6 @@ func (e Entry) Bundle(job string, params Params) (Bundle, error) {
 		_, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(line))
 		check(err == nil && len(rest) == 0 && !strings.ContainsAny(line, "\n\r\x00"), "keys: number %d is no public key on one line", i+1)
 	}
-	license := params.License.Reveal()
-	check(license == "" || e.AddOn != "", "license: image %s has no add-on that takes one", strings.Join(e.Images, ", "))
-	check(len(license) <= maxLicense && !strings.ContainsFunc(license, func(r rune) bool { return r < ' ' || r > '~' }), "license: is no line of at most %d printable letters", maxLicense)
 	public, fingerprint, err := publicLine(params.HostKey)
 	check(err == nil, "host key: %v", err)
 	if err := errors.Join(errs...); err != nil {
@@ -103,9 +97,6 @@ func (e Entry) Bundle(job string, params Params) (Bundle, error) {
 			fileAuthorizedKeys: []byte(strings.Join(params.AuthorizedKeys, "\n") + "\n"),
 		},
 		Secrets: map[string]orchestrator.Secret{"ssh_host_ed25519_key": params.HostKey},
-	}
-	if license != "" {
-		bundle.Secrets["license"] = params.License
 	}
 	maps.Copy(bundle.Env, e.Params)
 	maps.Copy(bundle.Files, e.Files)
