@@ -16,6 +16,7 @@ import (
 // The database is killed and comes back, then the broker, both in the middle of installs. Orders that come meanwhile wait, installs go on
 // without the broker, and its panel hears everything afterwards.
 func TestDatabaseAndBrokerGoAway(t *testing.T) {
+	t.Parallel()
 	const first, second = 10, 5
 	postgres, rabbitmq := testserver.NewPostgreSQL(t), testserver.NewRabbitMQ(t)
 	url := rabbitmq.URL(t)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"strconv"
@@ -13,7 +14,6 @@ import (
 	"slipway/internal/testnet"
 	"slipway/orchestrator"
 	simxapi "slipway/sim/xapi"
-	"slipway/store"
 )
 
 // order hands one in by the operators' socket.
@@ -31,26 +31,14 @@ func (w *worker) order(t *testing.T, o order) api.Accepted {
 // journal reads every attempt from the database itself: what a dead worker has left there.
 func (s *site) journal() (attempts []orchestrator.Attempt) {
 	s.t.Helper()
-	db, err := store.Open(s.t.Context(), s.dsn)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer func() {
-		if err := db.Close(); err != nil {
-			s.t.Error(err)
+	s.read(func(ctx context.Context, db orchestrator.Store) error {
+		machines, err := db.Machines(ctx)
+		for _, m := range machines {
+			list, listErr := db.Attempts(ctx, m.ID)
+			attempts, err = append(attempts, list...), errors.Join(err, listErr)
 		}
-	}()
-	machines, err := db.Machines(s.t.Context())
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, m := range machines {
-		list, err := db.Attempts(s.t.Context(), m.ID)
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		attempts = append(attempts, list...)
-	}
+		return err
+	})
 	return attempts
 }
 
@@ -83,6 +71,7 @@ func exists(path string) bool {
 // serve dies by kill -9 five times in the course of twenty installs, each time at a chosen place: between an effect and its answer, while
 // appliances are reloaded, while guests boot, install themselves and are looked at. All become machines, each once.
 func TestKillServeDuringTwentyInstalls(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, siteConfig{pools: 2, lease: 2 * time.Second})
 	const machines = 20
 	at := func(w *worker, step string) bool {

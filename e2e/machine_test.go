@@ -84,6 +84,7 @@ func machineNetwork(t *testing.T) string {
 
 // An order that a panel publishes becomes a machine in use; ordered away, nothing of it is left.
 func TestOrderBecomesMachineOnRealParts(t *testing.T) {
+	t.Parallel()
 	identity, network := testguest.Identity(t), machineNetwork(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -35,9 +36,6 @@ type pool struct {
 // image is what all pools have.
 const image = "debian-12"
 
-// perPool is how many machines a pool has addresses for.
-const perPool = 1000
-
 // newPool plans the n-th pool; start makes it answer.
 func newPool(t *testing.T, n int) *pool {
 	return &pool{
@@ -57,7 +55,7 @@ func (p *pool) machines(prefix netip.Prefix) string {
 }
 
 // start serves the pool until the test ends.
-func (p *pool) start(manager *testnet.Namespace, power func(simxapi.Power), address func(mac string) (string, bool)) {
+func (p *pool) start(manager *testnet.Namespace, power func(simxapi.Power), address func(mac string) (string, bool), memory int64) {
 	p.t.Helper()
 	cert, pin, err := simxapi.SelfSigned(managerAddress)
 	if err != nil {
@@ -66,7 +64,7 @@ func (p *pool) start(manager *testnet.Namespace, power func(simxapi.Power), addr
 	p.pin = pin
 	p.sim, err = simxapi.New(simxapi.Config{
 		User: "root", Password: orchestrator.NewSecret(p.password), Hosts: 2, Seed: uint64(p.private.Addr().As4()[2]), HostAddress: managerAddress, SameAddress: true,
-		SharedSR: true, Templates: []simxapi.Template{{Name: image, Image: image, DiskGiB: 10}}, HostMemory: 2 << 40, SRSize: 64 << 40,
+		SharedSR: true, Templates: []simxapi.Template{{Name: image, Image: image, DiskGiB: 10}}, HostMemory: cmp.Or(memory, 2<<40), SRSize: 64 << 40,
 		Logger: slog.New(slog.DiscardHandler), OnPower: power, GuestAddress: address,
 	})
 	if err != nil {

@@ -68,7 +68,8 @@ type siteConfig struct {
 	postgres string // DSN on this machine's loopback; "" is SQLite
 	rabbitmq string // URL likewise; "" is the embedded queue
 	lease    time.Duration
-	interval time.Duration // between two applies of the DHCP group; 0 is the default
+	// hostMemory in bytes; 0 is plenty.
+	hostMemory int64
 }
 
 func newSite(t *testing.T, c siteConfig) *site {
@@ -92,7 +93,7 @@ func newSite(t *testing.T, c siteConfig) *site {
 		c.power, c.address = s.guests.power, s.guests.address
 	}
 	for _, p := range s.pools {
-		p.start(s.manager, c.power, c.address)
+		p.start(s.manager, c.power, c.address, c.hostMemory)
 	}
 	s.dsn, s.database = "sqlite:"+filepath.Join(s.dir, "slipway.db"), ""
 	if c.postgres != "" {
@@ -263,7 +264,7 @@ func (s *site) configure(c siteConfig) {
 	member := func(a *appliance, name string) string {
 		return fmt.Sprintf("{name: %s-1, address: %s, ssh: {address: \"%s:22\", user: root, key: {file: %s.key}, host_key: %q}}", name, a.address, a.address, name, strings.TrimSpace(a.hostKey))
 	}
-	put("groups:\n  - {id: dhcp, unit: dhcp, interval: %s, members: [%s]}", orDefault(c.interval, 1500*time.Millisecond), member(s.dhcp, "dhcp"))
+	put("groups:\n  - {id: dhcp, unit: dhcp, members: [%s]}", member(s.dhcp, "dhcp"))
 	var foreign []string
 	for _, p := range s.pools {
 		foreign = append(foreign, p.at(p.private, 0, 0).String()+"/23")
@@ -412,24 +413,33 @@ func (s *site) world() audit.World {
 	return found
 }
 
-// counted compares what exists with the store, and expects this many machines, each with all that it should have.
-func (s *site) counted(machines int) {
+// read asks the database itself.
+func (s *site) read(ask func(context.Context, orchestrator.Store) error) {
 	s.t.Helper()
 	db, err := store.Open(s.t.Context(), s.dsn)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer func() {
-		if err := db.Close(); err != nil {
-			s.t.Error(err)
-		}
-	}()
-	rows, err := db.Machines(s.t.Context())
-	if err != nil {
+	if err := errors.Join(ask(s.t.Context(), db), db.Close()); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// machines are all that the store knows.
+func (s *site) machines() (rows []orchestrator.Machine) {
+	s.t.Helper()
+	s.read(func(ctx context.Context, db orchestrator.Store) (err error) {
+		rows, err = db.Machines(ctx)
+		return err
+	})
+	return rows
+}
+
+// counted compares what exists with the store, and expects this many machines, each with all that it should have.
+func (s *site) counted(machines int) {
+	s.t.Helper()
 	found := s.world()
-	report := found.Compare(rows)
+	report := found.Compare(s.machines())
 	for _, line := range append(report.Leaked, report.Duplicated...) {
 		s.t.Error("found:", line)
 	}

@@ -20,6 +20,7 @@ func orders(t *testing.T, n int) (bodies [][]byte) {
 
 // Two workers share a database and a broker; one of them dies in the middle of its work.
 func TestTwoWorkersAndOneIsKilled(t *testing.T) {
+	t.Parallel()
 	const machines = 40
 	url := testserver.RabbitMQ(t)
 	s := newSite(t, siteConfig{pools: 2, lease: 3 * time.Second, postgres: testserver.PostgreSQL(t), rabbitmq: url})
