@@ -29,7 +29,8 @@ lint: ## format, vet
 	$(GO) vet ./...
 
 generate: ## bring generated docs and golden files up to date
-	$(GO) test ./orchestrator/... -run 'Docs|Golden' -update
+	$(GO) test ./orchestrator/orchestratortest -run StatesPage -update
+	$(GO) test ./workers/dhcp/isc ./workers/firewall/iptables ./workers/console/xvp -run 'Render|Golden' -update
 
 clean: ## remove what was built
 	rm -rf bin

@@ -7,7 +7,6 @@ import (
 
 	"slipway/internal/config"
 	"slipway/internal/service"
-	"slipway/store"
 )
 
 type serveCmd struct{}
@@ -48,7 +47,7 @@ func (migrateCmd) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	if err := store.Migrate(e.ctx, dsn); err != nil {
+	if err := service.Migrate(e.ctx, cfg, dsn); err != nil {
 		return hinted{error: err, next: "slipway check --config " + e.Config, code: exitFailure}
 	}
 	_, err = fmt.Fprintln(e.stdout, "the database has this version's schema")

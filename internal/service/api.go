@@ -607,10 +607,18 @@ func (s *Service) postApproveShrink(r *http.Request) (any, error) {
 	return struct{}{}, s.Store.ApproveShrink(r.Context(), group, g.Generation, actor(r.Context()), ask.Reason)
 }
 
+// brokerAway tells a broker that does not answer from a letter that is not there.
+func brokerAway(err error) error {
+	if orchestrator.KindOf(err) == orchestrator.Transient || orchestrator.KindOf(err) == orchestrator.Unknown {
+		return &api.Error{Code: api.CodeAway, Message: err.Error(), Next: "slipway check"}
+	}
+	return err
+}
+
 func (s *Service) getDead(r *http.Request) (any, error) {
 	letters, err := s.Queue.Dead(r.Context(), 1000)
 	if err != nil {
-		return nil, err
+		return nil, brokerAway(err)
 	}
 	out := make([]api.DeadLetter, len(letters))
 	for i, l := range letters {

@@ -95,11 +95,8 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.StateDir, 0o750); err != nil {
-		return nil, fmt.Errorf("state_dir: %w", err)
-	}
-	if err := store.Migrate(ctx, dsn); err != nil {
-		return nil, fmt.Errorf("database: %w", err)
+	if err := Migrate(ctx, cfg, dsn); err != nil {
+		return nil, err
 	}
 	if s.Store, err = store.Open(ctx, dsn); err != nil {
 		return nil, fmt.Errorf("database: %w", err)
@@ -150,6 +147,17 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		Accepted: func() { s.driver.Nudge(); s.publisher.Nudge() },
 	})
 	return s, nil
+}
+
+// Migrate makes the state directory and brings the database to this version's schema.
+func Migrate(ctx context.Context, cfg *config.Config, dsn string) error {
+	if err := os.MkdirAll(cfg.StateDir, 0o750); err != nil {
+		return fmt.Errorf("state_dir: %w", err)
+	}
+	if err := store.Migrate(ctx, dsn); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	return nil
 }
 
 // Close lets go of everything that New opened.

@@ -29,7 +29,7 @@ func Registry() agent.Registry {
 type firewallSettings struct {
 	Rules       string        `yaml:"rules"`
 	State       string        `yaml:"state"`
-	RevertAfter time.Duration `yaml:"revert_after"` // 0 is 1 min; below 0 goes without the timer
+	RevertAfter time.Duration `yaml:"revert_after"` // 0 is iptables.DefaultRevertAfter; below 0 goes without the timer
 }
 
 // WatchArgs is the hidden verb under which this binary waits to put old rules back; see iptables.UnitConfig.Watcher.

@@ -132,15 +132,15 @@ func (d *Database) start() error {
 		if err := d.guard.watch(server); err != nil {
 			return fatal{err}
 		}
-		err = d.answers(ctx)
-		if err != nil {
-			server.kill9()
-			d.server = nil
-			if !strings.Contains(server.tail(), "shared memory block") {
-				return fatal{fmt.Errorf("%w\n%s", err, server.tail())}
-			}
+		if err = d.answers(ctx); err == nil {
+			return nil
 		}
-		return err
+		server.kill9()
+		d.server = nil
+		if !strings.Contains(server.tail(), "shared memory block") {
+			return fatal{fmt.Errorf("%w\n%s", err, server.tail())}
+		}
+		return fmt.Errorf("it met the shared memory of the one before: %v", err) // not wrapped: its end was fatal, this is not
 	})
 }
 

@@ -173,6 +173,15 @@ func appliances(t *testing.T, h Harness) {
 		if got[0].Halted != "" {
 			t.Errorf("still halted: %q", got[0].Halted)
 		}
+		before, _, err := b.store.Entries(t.Context(), group)
+		must(t, err)
+		ahead := m
+		ahead.Applied, ahead.Dirty, ahead.Halted = before.Generation+5, true, "newer"
+		must(t, b.store.PutMember(t.Context(), ahead))
+		must(t, b.store.Resume(t.Context(), group, m.Name, "0:root", "the backup is the truth"))
+		if after, _, err := b.store.Entries(t.Context(), group); err != nil || after.Generation != before.Generation+6 {
+			t.Errorf("a member with generation %d was resumed into generation %d: %v", ahead.Applied, after.Generation, err)
+		}
 		if err := b.store.Resume(t.Context(), group, "nobody", "0:root", "x"); !errors.Is(err, orchestrator.ErrNotFound) {
 			t.Errorf("error %v", err)
 		}
@@ -180,7 +189,7 @@ func appliances(t *testing.T, h Harness) {
 		if n, err := b.store.ShrinkApproved(t.Context(), group); n != 7 || err != nil {
 			t.Errorf("approved %d: %v", n, err)
 		}
-		if n := b.value(`SELECT count(*) FROM acts WHERE actor = '0:root' AND reason <> ''`); n != 2 {
+		if n := b.value(`SELECT count(*) FROM acts WHERE actor = '0:root' AND reason <> ''`); n != 3 {
 			t.Errorf("%d acts in the journal", n)
 		}
 	})

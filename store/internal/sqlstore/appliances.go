@@ -271,6 +271,12 @@ func (s *Store) Resume(ctx context.Context, group, member, actor, reason string)
 		if err != nil {
 			return err
 		}
+		// A member that carries a generation from a life of the database that was not restored is brought over by a newer one.
+		err = one(ctx, tx, `UPDATE appliance_groups SET generation = (SELECT applied FROM members WHERE group_id = $1 AND name = $2) + 1
+			WHERE id = $1 AND generation <= (SELECT applied FROM members WHERE group_id = $1 AND name = $2 AND dirty = 1)`, nil, group, member)
+		if err != nil {
+			return err
+		}
 		return act(ctx, tx, actor, "resume", group+"/"+member, reason)
 	})
 }
