@@ -28,7 +28,7 @@ func (w *world) configure(loginKey []byte, images []string, templateKey string) 
 		first, public := p.private.Addr().Next(), p.public.Addr().Next()
 		put("    private: {prefix: %s, gateway: %s, ranges: [%s]}", p.private, first, usable(p.private.Addr().As4()))
 		put("    public: {prefix: %s, gateway: %s, ranges: [%s]}", p.public, public, usable(p.public.Addr().As4()))
-		put("    dhcp: [dhcp-%s]\n    firewall: [fw-%s]\n    console: [xvp]\n    console_ports: 20000-20999\n    installer: [203.0.113.7]", p.id, p.id)
+		put("    dhcp: [dhcp-%s]\n    firewall: [fw-%s]\n    console: [xvp]\n    console_ports: 20000-20999\n    installer: [%s]", p.id, p.id, installer)
 	}
 	put("groups:")
 	for _, p := range w.pools {

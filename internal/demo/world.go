@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"sync"
 
 	cryptossh "golang.org/x/crypto/ssh"
@@ -176,6 +177,9 @@ func (w *world) dial(ctx context.Context, network, address string) (net.Conn, er
 		if m == nil {
 			return nil, unreachable(address)
 		}
+		if !admits(string(rules), string(m[1]), target.Port()) {
+			return nil, unreachable(address)
+		}
 		if target.Port() != 22 {
 			return nil, refused(address)
 		}
@@ -193,6 +197,33 @@ func (w *world) dial(ctx context.Context, network, address string) (net.Conn, er
 		return (&net.Dialer{}).DialContext(ctx, network, to)
 	}
 	return nil, unreachable(address)
+}
+
+// installer is where connections to guests come from, as the firewalls see them.
+const installer = "203.0.113.7"
+
+// admits follows a new TCP connection from the installer through the rules of the machine that has a private address.
+func admits(rules, private string, port uint16) bool {
+	m := regexp.MustCompile(`(?m)^-A SLIPWAY-TO -d ` + regexp.QuoteMeta(private) + `/32 .*-j (\S+)$`).FindStringSubmatch(rules)
+	if m == nil {
+		return false
+	}
+	accept := regexp.MustCompile(`(?m)^-A ` + regexp.QuoteMeta(m[1]) + ` (?:-s (\S+) )?-p tcp -m tcp --dport (\d+)(?::(\d+))? -j ACCEPT$`)
+	for _, rule := range accept.FindAllStringSubmatch(rules, -1) {
+		source := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		if rule[1] != "" {
+			source, _ = orchestrator.ParsePrefix(rule[1]) // the zero Prefix contains nobody
+		}
+		first, _ := strconv.Atoi(rule[2])
+		last := first
+		if rule[3] != "" {
+			last, _ = strconv.Atoi(rule[3])
+		}
+		if source.Contains(netip.MustParseAddr(installer)) && first <= int(port) && int(port) <= last {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) hostsFile(p *pool) string {
