@@ -206,7 +206,7 @@ func (c explainCmd) Run(e *env) error {
 		fmt.Fprintln(e.stdout, "  found:", clean(f))
 	}
 	if len(x.Exits) > 0 {
-		fmt.Fprintln(e.stdout, "  exits:", strings.Join(x.Exits, ", "))
+		fmt.Fprintln(e.stdout, "  exits:", clean(strings.Join(x.Exits, ", ")))
 	}
 	if x.Hint != "" {
 		fmt.Fprintln(e.stdout, "  hint: ", clean(x.Hint))

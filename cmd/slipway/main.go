@@ -161,11 +161,14 @@ func report(w io.Writer, err error) int {
 	for _, f := range fields {
 		fmt.Fprintf(w, "slipway: %s: %s\n  fix: %s\n", clean(f.Field), clean(f.Problem), clean(f.Fix))
 	}
-	if len(fields) == 0 {
-		for i, line := range strings.Split(strings.TrimSpace(err.Error()), "\n") {
-			if i == 0 {
-				line = "slipway: " + line
-			}
+	message := strings.Split(strings.TrimSpace(err.Error()), "\n") // a configuration's faults are a line each
+	switch {
+	case len(fields) > 0:
+	case refused != nil:
+		fmt.Fprintln(w, "slipway:", clean(refused.Message)) // serve's words are one line, whatever is in them
+	default:
+		fmt.Fprintln(w, "slipway:", clean(message[0]))
+		for _, line := range message[1:] {
 			fmt.Fprintln(w, clean(line))
 		}
 	}
