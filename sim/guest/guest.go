@@ -268,6 +268,11 @@ func (g *Guest) Ran() []string {
 // ReadFile reads a file of the guest by its absolute path there.
 func (g *Guest) ReadFile(name string) ([]byte, error) { return g.root.ReadFile(rel(name)) }
 
+// WriteFile writes a file of the guest by its absolute path there, as somebody else would who is logged in.
+func (g *Guest) WriteFile(name string, text []byte) error {
+	return g.root.WriteFile(rel(name), text, 0o600)
+}
+
 // Installed reports whether a package is.
 func (g *Guest) Installed(name string) bool {
 	g.mu.Lock()
