@@ -50,9 +50,6 @@ type try struct {
 }
 
 func checks(cfg *config.Config, log *slog.Logger) []try {
-	secret := func(s config.Secret) func(context.Context) (string, error) {
-		return func(context.Context) (string, error) { _, err := s.Read(); return "", err }
-	}
 	tries := []try{
 		{"vault_key", func(context.Context) (string, error) {
 			key, err := cfg.VaultKey.Read()
@@ -62,7 +59,7 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 			_, err = vault.New(key)
 			return "", err
 		}},
-		{"login_key", secret(cfg.LoginKey)},
+		{"login_key", func(context.Context) (string, error) { _, err := readLoginKey(cfg); return "", err }},
 		{"templates", func(context.Context) (string, error) {
 			catalogue, err := loadCatalogue(cfg)
 			if err != nil {

@@ -357,13 +357,9 @@ func openHypervisor(cfg *config.Config, wake func(string), log *slog.Logger) (*x
 }
 
 func openInstaller(cfg *config.Config, catalogue *postinstall.Catalogue, dial func(context.Context, string, string) (net.Conn, error)) (*ssh.Installer, error) {
-	key, err := cfg.LoginKey.Read()
+	signer, err := readLoginKey(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("login_key: %w", err)
-	}
-	signer, err := cryptossh.ParsePrivateKey([]byte(key.Reveal()))
-	if err != nil {
-		return nil, errors.New("login_key: is not a private SSH key without a passphrase: make one with `ssh-keygen -t ed25519 -N ''`")
 	}
 	keys := map[string]map[string][]string{}
 	for _, p := range cfg.Pools {
@@ -376,6 +372,19 @@ func openInstaller(cfg *config.Config, catalogue *postinstall.Catalogue, dial fu
 		Catalogue: catalogue, Key: signer, Dial: dial,
 		TemplateKeys: func(pool, image string) []string { return keys[pool][image] },
 	})
+}
+
+// readLoginKey never repeats what it read.
+func readLoginKey(cfg *config.Config) (cryptossh.Signer, error) {
+	key, err := cfg.LoginKey.Read()
+	if err != nil {
+		return nil, err
+	}
+	signer, err := cryptossh.ParsePrivateKey([]byte(key.Reveal()))
+	if err != nil {
+		return nil, errors.New("is not a private SSH key without a passphrase: make one with `ssh-keygen -t ed25519 -N ''`")
+	}
+	return signer, nil
 }
 
 // simulatedGuests dials guests that have no network of their own where the configuration says they listen.
