@@ -25,6 +25,7 @@ type Disk struct {
 	// RootPartition is the number of the partition that / is on, directly or by its volume group; 0 is the disk itself.
 	RootPartition int
 	Encrypted     bool   // one more layer below /
+	Sfdisk        string // what sfdisk says to a new table that it does not take; "" takes it
 	FS            string // "ext4", "xfs", "btrfs"; "overlay" is a guest without a disk
 	FSBytes       int64
 }
@@ -34,7 +35,7 @@ type Partition struct {
 	Number         int
 	Start, Sectors int64
 	Rest           string // what else its line has
-	seen           int64  // sectors, as the kernel has them
+	Kernel         int64  // sectors, as the kernel has them; 0 is as the table has them
 }
 
 // VolumeGroup is a group of LVM on the root partition, with the logical volume that / is on.
@@ -87,7 +88,9 @@ func (g *Guest) Disk() Disk {
 func (g *Guest) SetDisk(d Disk) {
 	d = d.clone()
 	for i := range d.Partitions {
-		d.Partitions[i].seen = d.Partitions[i].Sectors
+		if d.Partitions[i].Kernel == 0 {
+			d.Partitions[i].Kernel = d.Partitions[i].Sectors
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -117,7 +120,7 @@ func (d *Disk) root() string {
 func (d *Disk) deviceBytes(number int) int64 {
 	for _, p := range d.Partitions {
 		if p.Number == number {
-			return p.seen * sector
+			return p.Kernel * sector
 		}
 	}
 	return d.Bytes
@@ -210,6 +213,9 @@ func sfdisk(v *invocation, d *Disk) int {
 	if err != nil {
 		return v.failWith(err)
 	}
+	if d.Sfdisk != "" {
+		return v.fail(1, "%s", d.Sfdisk)
+	}
 	written := slices.Clone(d.Partitions)
 	lines := 0
 	for line := range strings.Lines(string(text)) {
@@ -242,7 +248,7 @@ func partx(v *invocation, d *Disk) int {
 	}
 	for i, p := range d.Partitions {
 		if strconv.Itoa(p.Number) == v.args[2] {
-			d.Partitions[i].seen = p.Sectors
+			d.Partitions[i].Kernel = p.Sectors
 			return 0
 		}
 	}

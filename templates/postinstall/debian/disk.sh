@@ -78,11 +78,13 @@ number "the sector size of $disk" "$sector"
 # --- plan
 
 plan=()
-gain=0 # bytes by which the partition grows
+write=0 # 1: a new table is written
+gain=0  # bytes by which the partition grows in the eyes of the kernel
 
-# plan_partition PARTITION: its table is read as sfdisk dumps it, and written anew with one number changed.
+# plan_partition PARTITION BYTES: its table is read as sfdisk dumps it, and written anew with one number changed. BYTES is what the kernel
+# has: a table that was written while nobody told the kernel is not known to it yet.
 plan_partition() {
-    local part=$1 index label= line other start size end last_end
+    local part=$1 known=$2 index label= line other start size end last_end
     index=${part#"$disk"}
     index=${index#p}
     [[ $index =~ ^[1-9][0-9]{0,2}$ ]] || refuse "$part is no partition of $disk by its name"
@@ -130,11 +132,16 @@ plan_partition() {
     size=$((end - own_start))
     if ((size - own_size < mib / sector)); then
         echo "disk: $part reaches to the end of $disk already"
+        gain=$((own_size * sector - known))
+        if ((gain > 0)); then
+            plan+=("partx --update --nr $index $disk")
+        fi
         return 0
     fi
     [[ -z $behind ]] || refuse "$behind lies behind $part on $disk: only the last partition can be grown"
     [[ -z $wrapped ]] || refuse "$part lies inside of $wrapped: logical partitions are not understood"
-    gain=$(((size - own_size) * sector))
+    write=1
+    gain=$((size * sector - known))
 
     while IFS= read -r line; do
         case $line in
@@ -191,9 +198,9 @@ plan_volume() {
 }
 
 case $layout in
-"part disk") plan_partition "${chain[0]}" ;;
+"part disk") plan_partition "${chain[0]}" "${sizes[0]}" ;;
 "lvm part disk")
-    plan_partition "${chain[1]}"
+    plan_partition "${chain[1]}" "${sizes[1]}"
     plan_volume "${chain[1]}"
     ;;
 "lvm disk") plan_volume "${chain[1]}" ;;
@@ -206,7 +213,7 @@ plan+=("${grow[*]}")
 for line in "${plan[@]}"; do
     command -v "${line%% *}" >/dev/null || refuse "the plan needs ${line%% *}, which is not installed: put it into the template"
 done
-if ((gain > 0)); then
+if ((write)); then
     # sfdisk says whether it would take the table, and writes nothing.
     sfdisk --no-act --no-reread --no-tell-kernel --force "$disk" <"$work/table" >"$work/checked" 2>&1 || {
         cat -- "$work/checked" >&2
@@ -216,7 +223,7 @@ fi
 
 # --- print
 
-if ((gain > 0)); then
+if ((write)); then
     echo "disk: the table of $disk before:"
     cat -- "$work/table.before"
     echo "disk: the table of $disk that is planned:"
