@@ -403,7 +403,7 @@ func TestShrinkHaltsUntilAWord(t *testing.T) {
 	}
 }
 
-// A store that is older than the appliance halts it and says so.
+// A store that is older than the appliance halts it and says so, and goes on by an operator's word.
 func TestNewerGenerationHalts(t *testing.T) {
 	b := setup(t, 1, 1)
 	ahead := apply.Request{Unit: "dhcp", Fence: 1, Generation: 40, Files: []apply.File{{Name: "hosts.conf", Content: "# ours\nlater\n"}}, Rows: 1}
@@ -419,6 +419,11 @@ func TestNewerGenerationHalts(t *testing.T) {
 	}
 	if got := b.boxes[0].live(t); got != "# ours\nlater\n" {
 		t.Errorf("live: %q", got)
+	}
+	must(t, b.store.Resume(t.Context(), groupID, "dhcp-1", "0:root", "the backup is the truth"))
+	must(t, b.round())
+	if got := b.boxes[0].live(t); !strings.Contains(got, id+" one\n") || !b.state(id).IsApplied() {
+		t.Errorf("after the word: %+v, live %q", b.member(0), got)
 	}
 }
 
