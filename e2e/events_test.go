@@ -148,6 +148,15 @@ func (l *listener) await(t *testing.T, typ, order string) (found event) {
 	return found
 }
 
+// repeats is how many copies of events were heard beyond the first.
+func (l *listener) repeats() int {
+	all, different := l.heard(), map[string]bool{}
+	for _, e := range all {
+		different[e.ID] = true
+	}
+	return len(all) - len(different)
+}
+
 // inOrder expects that the first copies of each machine's events came in the order of seq, from 1 on and without a gap.
 func (l *listener) inOrder(t *testing.T) {
 	t.Helper()
