@@ -143,7 +143,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	s.notifier = newNotifier(cfg.Notify, o.Log)
 	s.publisher = outbox.New(outbox.Config{Store: s.Store, Publish: s.publish, Parked: s.notifier.parked, Holder: s.holder, Log: o.Log, Lease: short})
 	s.Intake = intake.New(intake.Config{
-		Store: s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log,
+		Store: s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log, Installable: installable(catalogue),
 		Accepted: func() { s.driver.Nudge(); s.publisher.Nudge() },
 	})
 	return s, nil
@@ -373,6 +373,30 @@ func openInstaller(cfg *config.Config, catalogue *postinstall.Catalogue, dial fu
 		TemplateKeys: func(pool, image string) []string { return keys[pool][image] },
 	})
 }
+
+// installable refuses at the border what would park at post_install, when everything else is there already.
+func installable(catalogue *postinstall.Catalogue) func(orchestrator.Order) error {
+	return func(o orchestrator.Order) error {
+		entry, err := catalogue.Entry(o.Image)
+		if err != nil || entry.Transport == postinstall.TransportWinRM {
+			return nil // an unknown image is the estate's to refuse
+		}
+		var errs orchestrator.FieldErrors
+		if len(o.SSHKeys) == 0 {
+			errs = append(errs, orchestrator.FieldError{Field: "ssh_keys", Problem: "is empty, and nobody could log in", Fix: "give one public key, such as ssh-ed25519 AAAA… name"})
+		}
+		if len(o.GuestName()) > maxGuestName {
+			errs = append(errs, orchestrator.FieldError{Field: "hostname", Problem: fmt.Sprintf("has %d characters", len(o.GuestName())), Fix: fmt.Sprintf("use at most %d: Linux takes no more", maxGuestName)})
+		}
+		if len(errs) == 0 {
+			return nil
+		}
+		return errs
+	}
+}
+
+// maxGuestName is HOST_NAME_MAX of Linux.
+const maxGuestName = 64
 
 // readLoginKey never repeats what it read.
 func readLoginKey(cfg *config.Config) (cryptossh.Signer, error) {

@@ -30,9 +30,11 @@ type Config struct {
 	Estate    *orchestrator.Estate
 	Vault     orchestrator.Vault
 	Processes map[string]*orchestrator.Process
-	Log       *slog.Logger
-	Accepted  func() // called after a run was committed
-	Now       func() time.Time
+	// Installable, when set, refuses an install that its image's post-install could never carry out; a refusal is FieldErrors.
+	Installable func(orchestrator.Order) error
+	Log         *slog.Logger
+	Accepted    func() // called after a run was committed
+	Now         func() time.Time
 }
 
 // Intake turns orders into runs. Safe for concurrent use.
@@ -73,6 +75,9 @@ func (i *Intake) Take(ctx context.Context, body []byte, actor string) (orchestra
 	order, err := message.ParseOrder(body)
 	if err == nil {
 		err = i.Estate.Check(order)
+	}
+	if err == nil && i.Installable != nil && order.Type == orchestrator.OrderInstall {
+		err = i.Installable(order)
 	}
 	if err != nil {
 		return orchestrator.Accepted{}, i.refuse(ctx, order, err)

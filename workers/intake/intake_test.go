@@ -66,6 +66,12 @@ func setup(t *testing.T) *bundle {
 	b.Intake = New(Config{
 		Store: b, Vault: b.vault, Log: slog.New(slog.NewTextHandler(&b.log, nil)), Accepted: func() { b.accepted++ },
 		Estate: &orchestrator.Estate{Images: []string{"debian-12", "ubuntu-24.04"}, Pools: []orchestrator.Pool{{ID: "pool-a", Images: []string{"debian-12"}}}},
+		Installable: func(o orchestrator.Order) error {
+			if o.Tenant == "keyless" {
+				return orchestrator.FieldErrors{{Field: "ssh_keys", Problem: "is empty", Fix: "give one"}}
+			}
+			return nil
+		},
 		Processes: map[string]*orchestrator.Process{
 			install.Name: install.New(install.Ports{}), uninstall.Name: uninstall.New(uninstall.Ports{}),
 		},
@@ -97,6 +103,8 @@ func TestVerdicts(t *testing.T) {
 	unknownImage.Image = "windows-95"
 	unknownPool.Pool = "pool-z"
 	noTemplate.Image, noTemplate.Pool = "ubuntu-24.04", "pool-a"
+	keyless := order()
+	keyless.Tenant = "keyless"
 	taken := orchestrator.FieldErrors{{Field: "name", Problem: "is taken", Fix: "use another"}}
 	for _, tc := range []struct {
 		name          string
@@ -115,6 +123,7 @@ func TestVerdicts(t *testing.T) {
 		{"unknown pool", body(t, unknownPool), nil, nil, "dead: pool", 1, 0},
 		{"no template", body(t, noTemplate), nil, nil, "dead: image", 1, 0},
 		{"the refusal cannot be recorded", body(t, unknownImage), nil, away, "requeue after 5s", 0, 0},
+		{"not installable", body(t, keyless), nil, nil, "dead: ssh_keys: is empty", 1, 0},
 		{"not JSON", []byte("hello"), nil, nil, "dead: ", 0, 0},
 		{"nobody's", []byte(`{"specversion":"1.0","type":"slipway.order.install","data":{}}`), nil, nil, "dead: ", 0, 0},
 		{"malformed, but signed", []byte(`{"specversion":"1.0","type":"slipway.order.install","source":"panel","id":"1","data":{"tenant":"acme"}}`), nil, nil, "dead: ", 1, 0},
