@@ -143,7 +143,11 @@ func (t *tick) begin(ctx context.Context) (bool, error) {
 		c.Run.Attempt++
 	}
 	t.open(&c, t.held.Machine)
-	return t.save(ctx, c)
+	more, err := t.save(ctx, c)
+	if refused(ctx, err) {
+		return t.giveUp(ctx, t.step(), KindOf(err), printable(err.Error()))
+	}
+	return more, err
 }
 
 // opener names the holder and its fence, so that an attempt shows which lease it was made under.
@@ -179,7 +183,14 @@ func (t *tick) call(ctx context.Context, do func(context.Context, *Step) (Outcom
 	timeout := t.row.Policy.WithDefaults().Timeout
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("step %s took longer than %s: %w", t.row.Step, timeout, context.DeadlineExceeded))
 	defer cancel()
-	return do(ctx, s)
+	outcome, err := do(ctx, s)
+	outcome.Summary = printable(outcome.Summary) // guests and appliances have their words in it
+	if outcome.Wait != nil {
+		wait := *outcome.Wait
+		wait.Reason = printable(wait.Reason)
+		outcome.Wait = &wait
+	}
+	return outcome, err
 }
 
 // advance commits a row that is done or skipped, and opens the next one.
@@ -216,13 +227,19 @@ func (c *Commit) end(status Status, reason string) {
 }
 
 // settle commits an outcome whose effect exists. A refusal by the store is the step's own failure: the ledger had no room, or a
-// constraint was broken.
+// constraint was broken. What the step learned about the machine may be what was refused and goes no further: the next attempt looks again.
 func (t *tick) settle(ctx context.Context, s *Step, c Commit) (bool, error) {
 	more, err := t.save(ctx, c)
-	if err == nil || errors.Is(err, ErrFenced) || errors.Is(err, ErrStoreAway) || ctx.Err() != nil {
+	if !refused(ctx, err) {
 		return more, err
 	}
+	*s.Machine = t.held.Machine
 	return t.fail(ctx, s, err)
+}
+
+// refused reports that the store did not take a commit for what is in it: the lease is ours, the store is there, and we are not stopping.
+func refused(ctx context.Context, err error) bool {
+	return err != nil && !errors.Is(err, ErrFenced) && !errors.Is(err, ErrStoreAway) && ctx.Err() == nil
 }
 
 // open adds the journal line and the reservation of the tick's row to a commit.
@@ -264,7 +281,7 @@ func (t *tick) wait(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 		poll = 5 * time.Second
 	}
 	t.putDown(&c, s, t.now.Add(poll), outcome.Wait.Key, outcome.Wait.Reason)
-	return t.save(ctx, c)
+	return t.settle(ctx, s, c)
 }
 
 // putDown makes a commit give the run back until it is woken.
@@ -294,7 +311,7 @@ func (t *tick) turns(c *Commit) bool {
 
 // fail decides by the error's kind alone.
 func (t *tick) fail(ctx context.Context, s *Step, failure error) (bool, error) {
-	if errors.Is(failure, ErrFenced) || errors.Is(failure, ErrStoreAway) || ctx.Err() != nil {
+	if !refused(ctx, failure) {
 		return false, failure // nothing can be recorded: the lease is not ours, the store is away, or we are stopping
 	}
 	kind, message := KindOf(failure), printable(failure.Error())
@@ -314,7 +331,7 @@ func (t *tick) fail(ctx context.Context, s *Step, failure error) (bool, error) {
 		c.Run.Kind = kind
 		c.Run.StepSince = t.now // the budget is for getting on, not for standing in line
 		t.putDown(&c, s, t.now.Add(backoff(policy, 5, run.ID)), WakeCapacity, message)
-		return t.save(ctx, c)
+		return t.saveFailure(ctx, s, c)
 	}
 	if kind == Conflict && run.Conflicts < maxConflicts {
 		c.Run.Conflicts++
@@ -329,11 +346,21 @@ func (t *tick) fail(ctx context.Context, s *Step, failure error) (bool, error) {
 	c.Run.Attempt++
 	t.open(&c, *s.Machine)
 	if kind == Conflict && c.Run.Conflicts > run.Conflicts {
-		return t.save(ctx, c)
+		return t.saveFailure(ctx, s, c)
 	}
 	c.Run.Kind = kind
 	t.putDown(&c, s, t.now.Add(backoff(policy, c.Run.Failures, run.ID)), "", message)
-	return t.save(ctx, c)
+	return t.saveFailure(ctx, s, c)
+}
+
+// saveFailure commits a failure; when the store refuses even that, for the reservation or for what the step learned, the run parks without.
+func (t *tick) saveFailure(ctx context.Context, s *Step, c Commit) (bool, error) {
+	more, err := t.save(ctx, c)
+	if !refused(ctx, err) {
+		return more, err
+	}
+	*s.Machine = t.held.Machine
+	return t.giveUp(ctx, s, KindOf(err), printable(err.Error()))
 }
 
 // takeMachine adds what the step learned about the machine.
@@ -352,10 +379,13 @@ func (t *tick) giveUp(ctx context.Context, s *Step, kind Kind, message string) (
 	c.Ended = t.end(OutcomeFailed, kind, message, nil)
 	c.Run.Attempt++
 	c.Events = append(c.Events, t.event(EventStepFailed, &c.Run, s.Machine, EventData{Step: t.row.Step, Outcome: OutcomeFailed, Kind: kind, Message: message, Attempt: t.held.Run.Attempt}))
-	t.parkIn(&c, s.Machine, kind, message)
+	if !t.turns(&c) {
+		t.parkIn(&c, s.Machine, kind, message)
+	}
 	return t.save(ctx, c)
 }
 
+// park stops a run that its table cannot lead on, in no direction: a cancel does not turn it round either.
 func (e *Engine) park(ctx context.Context, now time.Time, held *Claim, kind Kind, message string) (bool, error) {
 	process, ok := e.processes[held.Run.Process]
 	if !ok {
@@ -372,9 +402,6 @@ func (e *Engine) park(ctx context.Context, now time.Time, held *Claim, kind Kind
 }
 
 func (t *tick) parkIn(c *Commit, machine *Machine, kind Kind, message string) {
-	if t.turns(c) {
-		return
-	}
 	c.Run.Status, c.Run.Kind, c.Run.Reason, c.Release = StatusParked, kind, message, true
 	c.Run.WakeAt, c.Run.WakeKey = time.Time{}, ""
 	c.Events = append(c.Events, t.event(EventParked, &c.Run, machine, EventData{Step: c.Run.Step, Kind: kind, Message: message, Exits: Exits(c.Run, t.process)}))

@@ -425,6 +425,14 @@ func TestChangedTableParksTheRun(t *testing.T) {
 					t.Errorf("canceled: %s %q", c.Run.Status, c.Run.Reason)
 				}
 			}
+			if name == "state" { // nobody knows the way back either
+				b.claim.Run.Cancel = "op"
+				b.claimAgain()
+				b.drive()
+				if c := b.last(); c.Run.Status != orchestrator.StatusParked || !strings.Contains(c.Run.Reason, "no longer in the table") {
+					t.Errorf("canceled: %s %q, due %s", c.Run.Status, c.Run.Reason, c.Run.WakeAt)
+				}
+			}
 		})
 	}
 }
@@ -572,6 +580,73 @@ func TestRefusedCommitIsTheStepsFailure(t *testing.T) {
 	b.drive()
 	if c := b.last(); c.Run.Status != orchestrator.StatusWaiting || c.Run.Kind != orchestrator.Exhausted || c.Run.State != "s0" || !strings.Contains(c.Run.Reason, "no room") {
 		t.Errorf("%+v", c.Run)
+	}
+}
+
+// What the step learned is what the constraint refuses: the failure must not carry it along, or it is refused as well, for ever.
+func TestRefusedMachineDoesNotStopTheFailureFromBeingRecorded(t *testing.T) {
+	b := newBench(t, true, orchestrator.Row{Do: func(_ context.Context, s *step) (outcome, error) {
+		s.Machine.Identity = "a twin's"
+		return orchestrator.Finished("made")
+	}})
+	b.answer = func(c orchestrator.Commit) orchestrator.CommitResult {
+		if c.Machine != nil && c.Machine.Identity != "" {
+			return orchestrator.CommitResult{Err: orchestrator.Errorf("store", orchestrator.Conflict, "another machine has this machine-id")}
+		}
+		return orchestrator.CommitResult{}
+	}
+	for b.claim.Run.Status != orchestrator.StatusParked {
+		b.drive()
+		if len(b.commits) > 50 {
+			t.Fatal("it is tried for ever")
+		}
+		b.claim.Run.Fence++
+	}
+	if c := b.last(); !strings.Contains(c.Run.Reason, "another machine has this machine-id") {
+		t.Errorf("%q", c.Run.Reason)
+	}
+}
+
+func TestRefusedReservationParksTheRun(t *testing.T) {
+	for name, do := range map[string]act{
+		"failure": failWith(kind(orchestrator.Transient)),
+		"wait": func(context.Context, *step) (outcome, error) {
+			return outcome{Wait: &orchestrator.Wait{}, Changes: []orchestrator.Change{orchestrator.DropEntry{}}}, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, true, orchestrator.Row{
+				Do:      do,
+				Reserve: func(*step) ([]orchestrator.Change, error) { return []orchestrator.Change{orchestrator.PutEntry{}}, nil },
+			})
+			b.answer = func(c orchestrator.Commit) orchestrator.CommitResult {
+				if len(c.Changes) > 0 {
+					return orchestrator.CommitResult{Err: orchestrator.Errorf("store", orchestrator.Conflict, "the group is not configured")}
+				}
+				return orchestrator.CommitResult{}
+			}
+			for range 2 { // and again after a retry, when the attempt itself cannot be opened
+				b.drive()
+				if c := b.last(); c.Run.Status != orchestrator.StatusParked || !strings.Contains(c.Run.Reason, "the group is not configured") {
+					t.Fatalf("%s %q", c.Run.Status, c.Run.Reason)
+				}
+				b.retry()
+			}
+		})
+	}
+}
+
+func TestForeignWordsInAnOutcomeAreOneBoundedLine(t *testing.T) {
+	const foreign = "stage \x00\x1b]0;owned\a\nnext"
+	b := newBench(t, true, orchestrator.Row{Do: func(context.Context, *step) (outcome, error) { return orchestrator.WaitFor("", 0, "%s", foreign) }})
+	b.drive()
+	if reason := b.last().Run.Reason; strings.ContainsAny(reason, "\x00\x1b\a\n") {
+		t.Errorf("waits: %q", reason)
+	}
+	b = newBench(t, true, orchestrator.Row{Do: func(context.Context, *step) (outcome, error) { return orchestrator.Finished("%s", foreign) }})
+	b.drive()
+	if message := b.last().Ended.Message; strings.ContainsAny(message, "\x00\x1b\a\n") {
+		t.Errorf("done: %q", message)
 	}
 }
 
