@@ -140,24 +140,28 @@ func linkCause(err error) error {
 	return cause(err)
 }
 
+// readlink prints where links lead; one that is none is left out and fails the call.
 func readlink(v *invocation) int {
 	_, names := operands(v.args)
-	if len(names) != 1 {
+	if len(names) == 0 {
 		return v.fail(1, "missing operand")
 	}
-	if strings.HasPrefix(names[0], "/proc/") {
-		if _, err := v.procStat(names[0]); err != nil {
-			return 1
+	code := 0
+	for _, name := range names {
+		target := dpkgLock
+		var err error
+		if strings.HasPrefix(name, "/proc/") {
+			_, err = v.procStat(name)
+		} else {
+			target, err = v.disk().Readlink(v.path(name))
 		}
-		_, _ = io.WriteString(v.stdout, dpkgLock+"\n")
-		return 0
+		if err != nil {
+			code = 1
+			continue
+		}
+		_, _ = io.WriteString(v.stdout, target+"\n")
 	}
-	target, err := v.disk().Readlink(v.path(names[0]))
-	if err != nil {
-		return 1
-	}
-	_, _ = io.WriteString(v.stdout, target+"\n")
-	return 0
+	return code
 }
 
 // grep is `grep -qxF -e LINE -- FILE`.

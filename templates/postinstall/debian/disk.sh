@@ -24,7 +24,7 @@ number() {
     [[ $2 =~ ^[0-9]{1,18}$ ]] || refuse "$1 is no number: '$2'"
 }
 
-# column NAME LINE prints the value of NAME="…" in a line of `lsblk -P`.
+# column NAME LINE prints the value of NAME="…" in a line of `lsblk -P`. util-linux 2.37 writes LOG_SEC, others LOG-SEC.
 column() {
     local pattern="(^| )$1=\"([^\"]*)\""
     [[ $2 =~ $pattern ]] || return 1
@@ -59,7 +59,7 @@ esac
 chain=() types=() sizes=()
 listed=$(lsblk -P -b -p -s -o NAME,TYPE,SIZE,LOG-SEC -- "$source") || refuse "lsblk does not know $source"
 while IFS= read -r line; do
-    name=$(column NAME "$line") && type=$(column TYPE "$line") && size=$(column SIZE "$line") && sector=$(column LOG-SEC "$line") ||
+    name=$(column NAME "$line") && type=$(column TYPE "$line") && size=$(column SIZE "$line") && sector=$(column LOG.SEC "$line") ||
         refuse "lsblk said: $line"
     safe "$name"
     number "the size of $name" "$size"

@@ -18,12 +18,17 @@ pid_locks=()    # files that hold the pid of who has the lock
 # record_lock_holder prints who holds one of record_locks, and fails when nobody does. flock(1) does not see POSIX locks: /proc/locks
 # names the process, and its open files tell whether the lock is on one of ours.
 record_lock_holder() {
-    local kind advisory mode pid fd target name lock
+    local locks kind advisory mode pid targets target name lock seen=" "
+    ((${#record_locks[@]} > 0)) || return 1
+    # At once: read from the file itself would have the kernel write the list anew for every line.
+    locks=$(</proc/locks)
     while read -r _ kind advisory mode pid _; do
         # "1: POSIX ADVISORY WRITE 812 …"; a waiter's line has "->" in second place and is no holder.
-        [[ $kind == POSIX && $advisory == ADVISORY && $mode == WRITE ]] || continue
-        for fd in /proc/"$pid"/fd/*; do
-            target=$(readlink -- "$fd") || continue
+        [[ $kind == POSIX && $advisory == ADVISORY && $mode == WRITE && $seen != *" $pid "* ]] || continue
+        seen+="$pid "
+        # One call for all of them; a file that was closed meanwhile is none.
+        targets=$(readlink -- /proc/"$pid"/fd/*) || true
+        while IFS= read -r target; do
             for lock in "${record_locks[@]}"; do
                 if [[ $target == "$lock" ]]; then
                     read -r name <"/proc/$pid/comm" || name=unknown
@@ -31,8 +36,8 @@ record_lock_holder() {
                     return 0
                 fi
             done
-        done
-    done </proc/locks
+        done <<<"$targets"
+    done <<<"$locks"
     return 1
 }
 
@@ -51,7 +56,7 @@ pid_lock_holder() {
     return 1
 }
 
-lock_holder() { record_lock_holder || pid_lock_holder; }
+lock_holder() { pid_lock_holder || record_lock_holder; }
 
 wait_for_lock() {
     local waited=0 holder last=
