@@ -210,6 +210,9 @@ func TestAJobRunsOnceThoughAnswersAreLost(t *testing.T) {
 			b.installer = b.make(t)
 			b.guest.SetFaults(on(row.verb, row.fault))
 			wantKind(t, "first", b.ensure(t), orchestrator.Unknown)
+			// Patience again: silence was short for that call alone.
+			b.config.KeepaliveInterval, b.config.KeepaliveTimeout = 0, 0
+			b.installer = b.make(t)
 			if status, log := b.follow(t, b.job.ID); status.State != orchestrator.JobExited || status.Exit != 0 {
 				t.Fatalf("job %s, exit code %d:\n%s", status.State, status.Exit, log)
 			}
