@@ -47,6 +47,7 @@ type box struct {
 	agent   *agent.Agent
 	mu      sync.Mutex
 	away    bool
+	hangs   bool // it takes the request and never answers
 	asked   []apply.Request
 	answers []apply.Answer
 	gate    func(apply.Request) // called before each apply, when set
@@ -56,7 +57,7 @@ type box struct {
 
 func (b *box) Apply(ctx context.Context, r apply.Request) (apply.Answer, error) {
 	b.mu.Lock()
-	away, gate := b.away, b.gate
+	away, gate, hangs := b.away, b.gate, b.hangs
 	b.asked = append(b.asked, r)
 	b.mu.Unlock()
 	if away {
@@ -64,6 +65,10 @@ func (b *box) Apply(ctx context.Context, r apply.Request) (apply.Answer, error) 
 	}
 	if gate != nil {
 		gate(r)
+	}
+	if hangs {
+		<-ctx.Done()
+		return apply.Answer{}, ctx.Err()
 	}
 	answer, err := carrier.Local{Agent: b.agent}.Apply(ctx, r)
 	b.mu.Lock()

@@ -3,6 +3,7 @@
 package appliance
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -312,7 +313,8 @@ func (l *loop) members(ctx context.Context) (map[string]orchestrator.Member, err
 	return members, nil
 }
 
-// due are the members that are behind, the dirty ones first: one that was away must catch up before it counts.
+// due are the members that are behind, the dirty ones first: one that was away must catch up before it counts. One that failed when it was
+// asked last comes after all others, which need not wait until it fails again.
 func (l *loop) due(group orchestrator.Group, members map[string]orchestrator.Member, refresh bool) []Member {
 	var due []Member
 	for _, m := range l.group.Members {
@@ -323,10 +325,13 @@ func (l *loop) due(group orchestrator.Group, members map[string]orchestrator.Mem
 		}
 	}
 	slices.SortStableFunc(due, func(a, b Member) int {
-		return boolInt(members[b.Name].Dirty) - boolInt(members[a.Name].Dirty)
+		return cmp.Or(boolInt(l.failing(a))-boolInt(l.failing(b)), boolInt(members[b.Name].Dirty)-boolInt(members[a.Name].Dirty))
 	})
 	return due
 }
+
+// failing reports that the member failed when this worker asked it last.
+func (l *loop) failing(m Member) bool { return l.retry[m.Name].failures > 0 }
 
 func boolInt(b bool) int {
 	if b {
@@ -363,6 +368,12 @@ func (r *round) bring(ctx context.Context, due []Member, members map[string]orch
 	}
 	for i := 0; i < len(due); i++ {
 		m := due[i]
+		if r.failing(m) && !confirmed { // it may take its whole time to fail again, and nobody waits for it
+			if confirmed, err = r.confirm(ctx, members); err != nil {
+				return false, err
+			}
+		}
+		asked := time.Now()
 		answer, err := r.send(ctx, m, rendering, false)
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
@@ -370,7 +381,7 @@ func (r *round) bring(ctx context.Context, due []Member, members map[string]orch
 		if err == nil && answer.Code == apply.Culprit && len(r.bad) < maxCulprits {
 			found, findErr := r.culprit(ctx, m, rendering, answer)
 			if findErr == nil && found != "" {
-				r.bad[found] = answer.Message
+				r.bad[found], confirmed = answer.Message, false
 				r.Log.Warn("an entry breaks the file and is taken out", "group", r.group.ID, "machine", found, "tool", answer.Message)
 				if rendering, err = r.render(); err != nil {
 					return false, r.blame(ctx, due, members, err)
@@ -385,11 +396,23 @@ func (r *round) bring(ctx context.Context, due []Member, members map[string]orch
 		}
 		known := r.learn(members[m.Name], answer, err)
 		members[m.Name] = known
+		r.rest(m, time.Since(asked))
 		if err := r.Store.PutMember(ctx, known); err != nil {
 			return false, err
 		}
 	}
+	if confirmed {
+		return true, nil
+	}
 	return r.confirm(ctx, members)
+}
+
+// rest keeps a failing member from taking more than a quarter of its group's time, however long it takes to fail.
+func (r *round) rest(m Member, took time.Duration) {
+	if b := r.retry[m.Name]; b.failures > 0 && time.Until(b.until) < 3*took {
+		b.until = time.Now().Add(3 * took)
+		r.retry[m.Name] = b
+	}
 }
 
 // stale is about a member that has seen a newer fence than ours. Mostly another worker has taken over. When the lease is still ours, it is
