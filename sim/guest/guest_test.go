@@ -89,6 +89,12 @@ func TestScriptsCannotLeaveTheGuest(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(b.dir, "tmp", "link")); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(outside+".sh", []byte("#!/bin/bash\necho top secret\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside+".sh", filepath.Join(b.dir, "tmp", "script")); err != nil {
+		t.Fatal(err)
+	}
 	name, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
@@ -116,6 +122,11 @@ func TestScriptsCannotLeaveTheGuest(t *testing.T) {
 		{"hostname", "hostname evil"},
 		{"unknown program", "python3 -c 'print(\"top secret\")'"},
 		{"bash in bash", "bash -c 'cat " + outside + "'"},
+		{"script out there", outside + ".sh"},
+		{"script through a link", "/tmp/script"},
+		{"checksum", "sha256sum -- " + outside + " && echo top secret"},
+		{"fetched over it", "curl --output " + outside + " -- http://127.0.0.1:1/"},
+		{"table of another disk", "sfdisk --dump " + outside + " && echo top secret"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			out, _ := b.run(t, row.command)
@@ -151,6 +162,14 @@ func TestCommands(t *testing.T) {
 		{"printf abcdef >/tmp/g; tail -c +3 /tmp/g | head -c 2", "cd", 0},
 		{"set -e; umask 077; getent passwd nobody; echo not reached", "", 2},
 		{"hostname; cat /etc/machine-id", "template\n00000000000000000000000000000c10\n", 0},
+		{"findmnt -n -r -v -o SOURCE,FSTYPE /", "/dev/xvda2 ext4\n", 0},
+		{"lsblk -P -b -p -s -d -o NAME,SIZE -- /dev/xvda2", "NAME=\"/dev/xvda2\" TYPE=\"part\" SIZE=\"4291821568\" LOG-SEC=\"512\"\n", 0},
+		{"dnf -q -y install -- rsync", "dnf: command not found\n", 127},
+		{"restorecon /etc/hostname", "restorecon: command not found\n", 127},
+		{"curl --output /tmp/x -- http://127.0.0.1/", "curl: Could not resolve host\n", 6},
+		{"printf abc >/tmp/abc; sha256sum -- /tmp/abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  /tmp/abc\n", 0},
+		{"printf '#!/bin/bash\necho $0 $1\n' >/tmp/own; /tmp/own x; printf 'ELF' >/tmp/elf; /tmp/elf", "/tmp/own x\n/tmp/elf: No such file or directory\n", 127},
+		{"pvresize /dev/xvda2", "pvresize: Failed to find physical volume [\"/dev/xvda2\"]\n", 5},
 		{"sudo -n bash -c 'echo $SUDO_USER $0 $1' name arg", "root name arg\n", 0},
 	} {
 		if out, code := b.run(t, row.command); out != row.want || code != row.code {
