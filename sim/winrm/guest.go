@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"software.sslmate.com/src/go-pkcs12"
 )
@@ -203,7 +204,13 @@ func (g *guest) work(ctx context.Context, id string, j *job) {
 			j.done[step.Name], j.restart, j.running, j.stage = true, true, false, "restart"
 			j.log = append(j.log, "== "+step.Name+" wants a restart\n"...)
 			g.mu.Unlock()
-			g.server.Restart()
+			timer := time.NewTimer(g.server.config.Grace)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+				g.server.Restart()
+			case <-ctx.Done(): // switched off, or restarted by somebody else
+			}
 			return
 		}
 		if code != 0 {
@@ -234,6 +241,11 @@ func (g *guest) finish(j *job, code int) {
 func (g *guest) step(ctx context.Context, id string, j *job, name string) (string, int) {
 	if g.server.config.Step != nil {
 		if output, code, handled := g.server.config.Step(ctx, id, name); handled {
+			if code == 0 || code == exitRestart {
+				g.mu.Lock()
+				g.facts[name] = true
+				g.mu.Unlock()
+			}
 			return output, code
 		}
 	}

@@ -46,8 +46,9 @@ type Config struct {
 	MaxShells        int  // of one user; 0 is 30, as in Windows Server
 	ChunkSize        int  // most bytes of a stream in one Receive; 0 is 32 KiB
 
-	Boot    []Window // at power on
-	Restart []Window // at each restart; empty is one moment of Refused
+	Boot    []Window      // at power on
+	Restart []Window      // at each restart; empty is one moment of Refused
+	Grace   time.Duration // between a job's wish to restart and the end of everything; 0 is 500 ms (shutdown /t 3)
 
 	// Step runs a step of a job in place of the guest's own picture of it, when it says that it has. It is called concurrently and ends
 	// with its context.
@@ -77,6 +78,7 @@ type Server struct {
 	windows []Window
 	timer   *time.Timer
 	http    *http.Server
+	socket  net.Listener
 	shells  map[string]*shell
 	stats   Stats
 	closed  bool
@@ -92,6 +94,9 @@ func New(config Config) (*Server, error) {
 	}
 	if config.MaxShells == 0 {
 		config.MaxShells = 30
+	}
+	if config.Grace == 0 {
+		config.Grace = 500 * time.Millisecond
 	}
 	if config.ChunkSize == 0 {
 		config.ChunkSize = 32 << 10
@@ -226,6 +231,7 @@ func (s *Server) begin(windows []Window) {
 // silence closes the listener and every connection. s.mu is held.
 func (s *Server) silence() {
 	if s.http != nil {
+		_ = s.socket.Close() // by itself, for the server may not have begun
 		_ = s.http.Close()
 		s.http = nil
 	}
@@ -248,7 +254,7 @@ func (s *Server) serve(l net.Listener) {
 			return context.WithValue(ctx, connectionKey{}, &connection{der: certificateOf(conn)})
 		},
 	}
-	s.http = server
+	s.http, s.socket = server, l
 	if s.config.Certificate != nil {
 		l = &tlsListener{Listener: l, guest: s.guest}
 	}
