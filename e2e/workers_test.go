@@ -23,7 +23,7 @@ func TestTwoWorkersAndOneIsKilled(t *testing.T) {
 	t.Parallel()
 	const machines = 40
 	url := testserver.RabbitMQ(t)
-	s := newSite(t, siteConfig{pools: 2, lease: 3 * time.Second, postgres: testserver.PostgreSQL(t), rabbitmq: url})
+	s := newSite(t, siteConfig{pools: 2, lease: 5 * time.Second, postgres: testserver.PostgreSQL(t), rabbitmq: url})
 	one, two := s.serve("one"), s.serve("two")
 	panel := listen(t, url)
 	publish(t, url, orders(t, machines)...)
@@ -39,16 +39,17 @@ func TestTwoWorkersAndOneIsKilled(t *testing.T) {
 				begun++
 			}
 		}
-		return ended[pid(one)] > 10 && ended[pid(two)] > 10 && begun > 0
+		return ended[pid(one)] > 10 && ended[pid(two)] > 10 && begun > 0 && panel.count("slipway.run.done") >= machines/5
 	})
+	// A batch that a busy broker confirms too late is sent again; two workers that publish at once repeat a third of all.
+	if again, all := panel.repeats(), len(panel.heard()); again > all/8 {
+		t.Errorf("%d of %d events were heard again before anybody died: one worker at a time publishes", again, all)
+	}
 	_ = one.Kill()
 	s.done(two, machines, 2*time.Minute)
 	testnet.Until(t, 30*time.Second, "every order's last event", func() bool { return panel.count("slipway.run.done") == machines })
 	panel.inOrder(t)
 	t.Logf("of %d events, %d were heard again", len(panel.heard()), panel.repeats())
-	if n := panel.repeats(); n > 200 {
-		t.Errorf("%d events were heard again: more than the one batch that a worker was killed over", n)
-	}
 	if n := panel.count("slipway.run.accepted"); n != machines {
 		t.Errorf("%d orders were accepted, %d were sent", n, machines)
 	}
