@@ -28,7 +28,7 @@ Check administrator 'the built-in administrator is disabled or has no password' 
 }
 Check disk "$env:SystemDrive does not fill its disk" {
     $letter = $env:SystemDrive.Substring(0, 1)
-    (Get-PartitionSupportedSize -DriveLetter $letter).SizeMax - (Get-Partition -DriveLetter $letter).Size -le 64MB
+    (Get-PartitionSupportedSize -DriveLetter $letter).SizeMax - (Get-Partition -DriveLetter $letter).Size -le 64mb
 }
 Check rdp 'remote desktop is off, or without network level authentication' {
     $server = 'HKLM:\SYSTEM\CurrentControlSet\Control\Terminal Server'

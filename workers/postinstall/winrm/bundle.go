@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"strings"
 	"time"
-	"unicode"
 
 	"slipway/orchestrator"
 	"slipway/workers/postinstall"
@@ -28,56 +27,6 @@ var (
 	uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 	namePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
 )
-
-// maxComputer is NetBIOS' limit: a longer name would be cut off by Windows, and two machines could come to share one.
-const maxComputer = 15
-
-// CheckHostname says whether a Windows guest can be called so: its first label becomes the computer's name, the rest its DNS suffix.
-func CheckHostname(hostname string) error {
-	computer, _, _ := strings.Cut(hostname, ".")
-	switch {
-	case !namePattern.MatchString(hostname) || len(hostname) > 255:
-		return fmt.Errorf("hostname: %.80q is no name of letters, digits, dashes and dots", hostname)
-	case len(computer) > maxComputer:
-		return fmt.Errorf("hostname: %q has %d characters before the first dot, and a Windows computer name at most %d: order a shorter one, e.g. %q",
-			computer, len(computer), maxComputer, strings.TrimRight(computer[:maxComputer], "-"))
-	case strings.Trim(computer, "0123456789") == "":
-		return fmt.Errorf("hostname: %q is all digits, which Windows does not take for a computer name: add a letter", computer)
-	}
-	return nil
-}
-
-// CheckPassword says whether Windows' default policy takes a password: length, and three of its four classes of characters. The error
-// does not show it.
-func CheckPassword(password orchestrator.Secret) error {
-	text := password.Reveal()
-	var lower, upper, digit, other int
-	for _, r := range text {
-		switch {
-		case r < 0x20 || r > 0x7e:
-			return errors.New("administrator password: has a character that is not printable ASCII: not every keyboard at a console has it")
-		case unicode.IsLower(r):
-			lower = 1
-		case unicode.IsUpper(r):
-			upper = 1
-		case unicode.IsDigit(r):
-			digit = 1
-		default:
-			other = 1
-		}
-	}
-	switch {
-	case text == "":
-		return errors.New("administrator password: there is none, and the customer could not log in")
-	case len(text) < 12 || len(text) > 127:
-		return fmt.Errorf("administrator password: has %d characters: use 12 to 127", len(text))
-	case lower+upper+digit+other < 3:
-		return errors.New("administrator password: use at least three of lower case, upper case, digits and other characters, as Windows' policy wants")
-	case strings.Contains(strings.ToLower(text), "administrator"):
-		return errors.New("administrator password: holds the account's name, which Windows' policy forbids")
-	}
-	return nil
-}
 
 // newBundle makes the work for one machine. What is wrong with a job is reported all together.
 func newBundle(entry postinstall.Entry, g orchestrator.Guest, job orchestrator.Job, now time.Time) (postinstall.Bundle, error) {

@@ -155,7 +155,7 @@ function Get-Claim {
     if ([IO.File]::Exists("$dir\restart")) {
         # The startup after the restart that a step wanted. The task has one instance, so nobody else is here. First the claim, then the
         # mark: between the two the job counts as running.
-        [IO.File]::Replace($mine, "$dir\claim", $null)
+        [IO.File]::Replace($mine, "$dir\claim", [NullString]::Value)
         [IO.File]::Delete("$dir\restart")
         return $true
     }
