@@ -205,6 +205,10 @@ type JobStatus struct {
 	Offset int64  // where to read on
 }
 
+// Hopeless says of an exited job that no repetition changes how it failed: exit codes 80 to 89 are kept for that (a missing license, a
+// disk that is not understood). It parks the run at once.
+func (s JobStatus) Hopeless() bool { return s.State == JobExited && s.Exit >= 80 && s.Exit <= 89 }
+
 // Inspection is what verify saw inside.
 type Inspection struct {
 	Identity string            // machine-id

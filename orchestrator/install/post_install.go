@@ -53,8 +53,12 @@ func postInstall(h orchestrator.Hypervisor, i orchestrator.Installer, v orchestr
 			forgetJob(s)
 			return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Transient, "job %s ended without an exit code, at %s: the guest may have restarted", id, orDash(status.Stage))
 		case status.Exit != 0:
+			kind := orchestrator.Transient
+			if status.Hopeless() {
+				kind = orchestrator.Permanent
+			}
 			forgetJob(s)
-			return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Transient, "job %s ended with %d at %s: %s", id, status.Exit, orDash(status.Stage), lastLines(logEnd(ctx, i, guest, id, status)))
+			return orchestrator.Outcome{}, orchestrator.Errorf("post_install", kind, "job %s ended with %d at %s: %s", id, status.Exit, orDash(status.Stage), lastLines(logEnd(ctx, i, guest, id, status)))
 		}
 		return inspect(ctx, i, s, guest)
 	}
@@ -87,7 +91,10 @@ func inspect(ctx context.Context, i orchestrator.Installer, s *orchestrator.Step
 	}
 	if len(bad) > 0 {
 		sort.Strings(bad)
-		return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Permanent, "the finished guest fails its checks: %s", strings.Join(bad, "; "))
+		failed := orchestrator.Errorf("post_install", orchestrator.Permanent, "the finished guest fails its checks: %s", strings.Join(bad, "; "))
+		if err := s.Check(ctx, failed); err != nil {
+			return orchestrator.Outcome{}, err
+		}
 	}
 	if found.Identity == "" {
 		return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Permanent, "the finished guest has no machine-id")

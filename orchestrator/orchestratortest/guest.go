@@ -1,6 +1,7 @@
 package orchestratortest
 
 import (
+	"cmp"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -117,7 +118,7 @@ func (w *World) EnsureJob(_ context.Context, g orchestrator.Guest, j orchestrato
 		started := &job{left: w.last(3), key: g.HostKey}
 		if w.FailJobs > 0 {
 			w.FailJobs--
-			started.exit = 100
+			started.exit = cmp.Or(w.JobExit, 100)
 		}
 		v.guest.jobs[j.ID] = started
 		w.Effects["job"]++

@@ -266,6 +266,19 @@ func TestJobThatFailsIsRunAgainUnderAnotherID(t *testing.T) {
 	ended(t, s, run, orchestrator.StatusDone)
 }
 
+func TestHopelessJobParksAtOnce(t *testing.T) {
+	s := site(t)
+	s.World.FailJobs, s.World.JobExit = 1, 80
+	run := s.Begin(install.Name)
+	s.Settle()
+	if parked := ended(t, s, run, orchestrator.StatusParked); parked.Kind != orchestrator.Permanent || s.World.Effects["job"] != 1 {
+		t.Errorf("%s after %d jobs", parked.Kind, s.World.Effects["job"])
+	}
+	s.Retry(run) // the license is there now
+	s.Settle()
+	ended(t, s, run, orchestrator.StatusDone)
+}
+
 func TestTasksThatFailOrAreForgotten(t *testing.T) {
 	for _, step := range []string{"create_machine", "start_machine"} {
 		for name, happens := range map[string]func(*orchestratortest.World){

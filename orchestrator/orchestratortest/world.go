@@ -26,6 +26,8 @@ type World struct {
 	ServedElsewhere bool
 	// FailJobs is how many post-install jobs end badly before one ends well.
 	FailJobs int
+	// JobExit is what they end with; 0 is 100, which may be better the next time.
+	JobExit int
 	// Culprit names entries that break their appliance's file, and the line that the tool says; "" is a good one.
 	Culprit func(orchestrator.Entry) string
 
