@@ -1,8 +1,8 @@
 package orchestratortest
 
 import (
-	"cmp"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/netip"
