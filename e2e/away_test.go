@@ -9,6 +9,7 @@ import (
 	"github.com/rabbitmq/amqp091-go"
 
 	"slipway/internal/api"
+	"slipway/internal/testenv"
 	"slipway/internal/testnet"
 	"slipway/internal/testserver"
 )
@@ -16,6 +17,7 @@ import (
 // The database is killed and comes back, then the broker, both in the middle of installs. Orders that come meanwhile wait, installs go on
 // without the broker, and its panel hears everything afterwards.
 func TestDatabaseAndBrokerGoAway(t *testing.T) {
+	testenv.NeedRoot(t)
 	t.Parallel()
 	const first, second = 10, 5
 	postgres, rabbitmq := testserver.NewPostgreSQL(t), testserver.NewRabbitMQ(t)

@@ -15,6 +15,7 @@ import (
 	cryptossh "golang.org/x/crypto/ssh"
 
 	"slipway/internal/api"
+	"slipway/internal/testenv"
 	"slipway/internal/testguest"
 	"slipway/internal/testnet"
 	"slipway/internal/testserver"
@@ -84,6 +85,7 @@ func machineNetwork(t *testing.T) string {
 
 // An order that a panel publishes becomes a machine in use; ordered away, nothing of it is left.
 func TestOrderBecomesMachineOnRealParts(t *testing.T) {
+	testenv.NeedRoot(t)
 	t.Parallel()
 	identity, network := testguest.Identity(t), machineNetwork(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)

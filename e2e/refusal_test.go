@@ -10,6 +10,7 @@ import (
 	"github.com/rabbitmq/amqp091-go"
 
 	"slipway/internal/api"
+	"slipway/internal/testenv"
 	"slipway/internal/testnet"
 	"slipway/internal/testserver"
 )
@@ -27,6 +28,7 @@ func with(o order, path string, value any) order {
 
 // Orders that cannot be carried out are laid aside with the reason, their panel hears why, and nothing is touched.
 func TestRefusedOrdersTouchNothing(t *testing.T) {
+	testenv.NeedRoot(t)
 	t.Parallel()
 	url := testserver.RabbitMQ(t)
 	s := newSite(t, siteConfig{pools: 1, postgres: testserver.PostgreSQL(t), rabbitmq: url})
@@ -146,6 +148,7 @@ func deadLetters(t *testing.T, url string, n int) map[string]amqp091.Table {
 
 // An order is known by its source and id: the same again is answered as before, another under the same id is refused.
 func TestSameOrderAgainAndAnotherUnderItsID(t *testing.T) {
+	testenv.NeedRoot(t)
 	t.Parallel()
 	url := testserver.RabbitMQ(t)
 	s := newSite(t, siteConfig{pools: 1, postgres: testserver.PostgreSQL(t), rabbitmq: url})

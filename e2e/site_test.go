@@ -74,7 +74,8 @@ type siteConfig struct {
 
 func newSite(t *testing.T, c siteConfig) *site {
 	t.Helper()
-	s := &site{t: t, program: binary(t), dir: t.TempDir(), lab: testnet.New(t)}
+	s := &site{t: t, lab: testnet.New(t), dir: t.TempDir()} // first the lab: without root the test is left out
+	s.program = binary(t)
 	s.template, s.templateLine = keyPair(t)
 	s.login, s.loginLine = keyPair(t)
 	for i := range c.pools {

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"slipway/internal/testenv"
 	"slipway/internal/testnet"
 	"slipway/internal/testserver"
 )
@@ -20,6 +21,7 @@ func orders(t *testing.T, n int) (bodies [][]byte) {
 
 // Two workers share a database and a broker; one of them dies in the middle of its work.
 func TestTwoWorkersAndOneIsKilled(t *testing.T) {
+	testenv.NeedRoot(t)
 	t.Parallel()
 	const machines = 40
 	url := testserver.RabbitMQ(t)
