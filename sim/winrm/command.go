@@ -37,19 +37,27 @@ func (s *Server) run(ctx context.Context, c *command, line string) int {
 		return 0
 	case "timeout": // timeout /t SECONDS
 		seconds, _ := strconv.ParseFloat(strings.TrimSpace(strings.TrimPrefix(rest, "/t")), 64)
-		timer := time.NewTimer(time.Duration(seconds * float64(time.Second)))
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			return 0
-		case <-ctx.Done():
+		if !wait(ctx, time.Duration(seconds*float64(time.Second))) {
 			return 1
 		}
+		return 0
 	case "powershell":
 		return s.powershell(ctx, c, rest)
 	}
 	c.errorf("'" + word + "' is not recognized as an internal or external command,\r\noperable program or batch file.\r\n")
 	return 1
+}
+
+// wait is false when the command was killed first.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (s *Server) powershell(ctx context.Context, c *command, arguments string) int {
@@ -62,7 +70,7 @@ func (s *Server) powershell(ctx context.Context, c *command, arguments string) i
 	}
 	if strings.HasPrefix(script, runnerMark) {
 		text, ok := c.input(ctx)
-		if !ok {
+		if !ok || !wait(ctx, s.config.Slow) {
 			return 1
 		}
 		answer, code := s.guest.runner(string(text))

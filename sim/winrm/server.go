@@ -50,6 +50,8 @@ type Config struct {
 	Restart []Window      // at each restart; empty is one moment of Refused
 	Grace   time.Duration // between a job's wish to restart and the end of everything; 0 is 500 ms (shutdown /t 3)
 
+	Slow time.Duration // how long PowerShell takes before the runner does anything
+
 	// Step runs a step of a job in place of the guest's own picture of it, when it says that it has. It is called concurrently and ends
 	// with its context.
 	Step   func(ctx context.Context, job, step string) (output string, code int, handled bool)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"strings"
@@ -605,4 +607,70 @@ func TestConfig(t *testing.T) {
 			t.Errorf("log: %q", log.String())
 		}
 	}
+}
+
+// PowerShell's first start takes longer than one question for output may: the fault in between means "ask again".
+func TestSlowPowerShell(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(s *sim.Config, _ *winrm.Config) { s.Slow = 1500 * time.Millisecond })
+	if _, err := b.installer.Probe(t.Context(), b.ref); err != nil {
+		t.Error(err)
+	}
+	if st := b.guest.Stats(); st.TimedOut != 1 || st.Commands != 1 {
+		t.Errorf("%+v", st)
+	}
+	// A call that is given up leaves no shell behind.
+	b.config.CommandTimeout = 500 * time.Millisecond
+	b.restart(t)
+	if err := b.installer.EnsureJob(t.Context(), b.ref, b.job); orchestrator.KindOf(err) != orchestrator.Transient {
+		t.Errorf("a call that took too long: %v, kind %s", err, orchestrator.KindOf(err))
+	}
+	if st := b.guest.Stats(); st.OpenShells != 0 || st.Shells != 2 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// A shell quota that others have used up is a fault, and a fault is an error.
+func TestNoShellLeft(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(s *sim.Config, _ *winrm.Config) { s.MaxShells = -1 })
+	_, err := b.installer.Probe(t.Context(), b.ref)
+	if orchestrator.KindOf(err) != orchestrator.Transient || !strings.Contains(fmt.Sprint(err), "2150859174") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Over HTTP somebody in the middle can answer as he likes: nothing but a login ever leaves us in the clear.
+func TestNothingInTheClear(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]http.HandlerFunc{
+		"lets everybody in":    func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) },
+		"fails":                func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+		"offers Basic":         func(w http.ResponseWriter, _ *http.Request) { refuse(w, `Basic realm="WSMAN"`) },
+		"challenges with junk": func(w http.ResponseWriter, _ *http.Request) { refuse(w, "Negotiate AAAA") },
+		"redirects": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(answer)
+			t.Cleanup(server.Close)
+			b := setup(t, func(s *sim.Config, w *winrm.Config) { s.Certificate, w.HTTP = nil, true })
+			b.ref.Address = netip.MustParseAddrPort(server.Listener.Addr().String())
+			if err := b.installer.EnsureJob(t.Context(), b.ref, b.job); err == nil {
+				t.Error("a job was started there")
+			}
+			b.watch.mu.Lock()
+			defer b.watch.mu.Unlock()
+			if sent := string(b.watch.sent); strings.Contains(sent, "Envelope") || strings.Contains(sent, "Basic") || !strings.Contains(sent, "Negotiate") {
+				t.Errorf("sent:\n%s", sent)
+			}
+		})
+	}
+}
+
+func refuse(w http.ResponseWriter, how string) {
+	w.Header().Set("WWW-Authenticate", how)
+	w.WriteHeader(http.StatusUnauthorized)
 }

@@ -28,6 +28,8 @@ type session struct {
 	tls    bool
 	seen   pin // whose certificate was shown, over TLS
 
+	again func(ctx context.Context) (*session, error) // another connection to the same guest
+
 	transport *http.Transport
 	ntlm      *ntlmssp.Client
 	sealed    bool // every message goes out encrypted
@@ -46,7 +48,10 @@ var (
 
 // open connects and logs in.
 func (i *Installer) open(ctx context.Context, g orchestrator.Guest, user string) (*session, error) {
-	s := &session{config: &i.config, login: i.config.Templates(g.Pool, g.Image), user: user, tls: !i.config.HTTP}
+	s := &session{
+		config: &i.config, login: i.config.Templates(g.Pool, g.Image), user: user, tls: !i.config.HTTP,
+		again: func(ctx context.Context) (*session, error) { return i.open(ctx, g, user) },
+	}
 	if s.login.Password.IsZero() {
 		return nil, configErrorf("pool %q has no login for its template of %q: give it the password of the template's account %s", g.Pool, g.Image, user)
 	}

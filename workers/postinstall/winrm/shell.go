@@ -20,7 +20,7 @@ const (
 	maxLine = 4000
 	// chunk is how much of standard input one message carries: base64 and encryption leave it well below an envelope of 150 KiB.
 	chunk = 64 << 10
-	// goodbye is how long signal and delete may take after a call, which may have ended with its context.
+	// goodbye is how long the end of a shell may take after a call, which may have ended with its context.
 	goodbye = 5 * time.Second
 )
 
@@ -76,12 +76,7 @@ func (s *session) run(ctx context.Context, line string, stdin []byte) (result, e
 	if err != nil {
 		return result{}, &notStarted{fmt.Errorf("open a shell: %w", err)}
 	}
-	defer func() {
-		bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
-		defer cancel()
-		// Deleting the shell ends what is left in it. A guest that does not hear it drops the shell when its idle time is over.
-		_, _ = s.post(bye, message(masterzen.NewDeleteShellRequest(s.url, shell, p)))
-	}()
+	defer s.deleteShell(ctx, shell, p)
 	started, err := s.post(ctx, message(masterzen.NewExecuteCommandRequest(s.url, shell, line, nil, p)))
 	if err != nil {
 		// The bootstrap does nothing before its input has ended, so even a command whose start got lost has done nothing.
@@ -104,6 +99,22 @@ func (s *session) run(ctx context.Context, line string, stdin []byte) (result, e
 		stdin = stdin[n:]
 	}
 	return s.receive(ctx, shell, command, p)
+}
+
+// deleteShell ends what is left in a shell. A call that was given up has lost its connection, and needs another one to say so: shells that
+// stay would use up the user's quota until their idle time of hours is over.
+func (s *session) deleteShell(ctx context.Context, shell string, p *masterzen.Parameters) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
+	defer cancel()
+	_, err := s.post(ctx, message(masterzen.NewDeleteShellRequest(s.url, shell, p)))
+	if !errors.Is(err, errLost) {
+		return
+	}
+	if other, err := s.again(ctx); err == nil {
+		defer other.close()
+		// Best effort: a guest that restarts has no shells left.
+		_, _ = other.post(ctx, message(masterzen.NewDeleteShellRequest(s.url, shell, p)))
+	}
 }
 
 // receive reads the command's output to its end. It ends with the context, or when the guest says nothing that makes progress possible.
