@@ -37,11 +37,10 @@ type Config struct {
 	Quarantine time.Duration `yaml:"quarantine"` // default 24h
 	Workers    int           `yaml:"workers"`    // runs driven at once; default 64
 	// Lease is how long a worker that died keeps its runs from the others; default 1m.
-	Lease      time.Duration `yaml:"lease"`
-	Notify     Notify        `yaml:"notify"`
-	Pools      []Pool        `yaml:"pools"`
-	Groups     []Group       `yaml:"groups"`
-	Simulation Simulation    `yaml:"simulation"`
+	Lease  time.Duration `yaml:"lease"`
+	Notify Notify        `yaml:"notify"`
+	Pools  []Pool        `yaml:"pools"`
+	Groups []Group       `yaml:"groups"`
 }
 
 // Queue chooses where orders come from.
@@ -57,12 +56,6 @@ type Queue struct {
 type Notify struct {
 	Webhook string   `yaml:"webhook"` // POSTed the parked event
 	Command []string `yaml:"command"` // run with the parked event on its standard input, no shell
-}
-
-// Simulation is for demos and tests: where guests that have no network of their own are reached.
-type Simulation struct {
-	// Guests maps a guest's address to host:port on this machine.
-	Guests map[string]string `yaml:"guests"`
 }
 
 // Pool is one pool.

@@ -18,12 +18,12 @@ type Prober struct {
 	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	Vault    orchestrator.Vault
 	Consoles map[string]string // console group → host that xvp listens on
-	Timeout  time.Duration     // of one connection; default 5 s
+	Timeout  time.Duration     // of one connection; default 3 s
 }
 
 func (p Prober) timeout() time.Duration {
 	if p.Timeout == 0 {
-		return 5 * time.Second
+		return 3 * time.Second
 	}
 	return p.Timeout
 }

@@ -38,7 +38,7 @@ import (
 // Options are what the command line or a test adds to the configuration.
 type Options struct {
 	Log *slog.Logger
-	// Dial reaches guests; nil is an ordinary dialer, with the configuration's simulation table in front of it.
+	// Dial reaches guests; nil is an ordinary dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Version is shown by /healthz.
 	Version string
@@ -113,7 +113,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	}
 	dial := o.Dial
 	if dial == nil {
-		dial = simulatedGuests(cfg.Simulation.Guests)
+		dial = (&net.Dialer{}).DialContext
 	}
 	installer, err := openInstaller(cfg, catalogue, dial)
 	if err != nil {
@@ -409,17 +409,6 @@ func readLoginKey(cfg *config.Config) (cryptossh.Signer, error) {
 		return nil, errors.New("is not a private SSH key without a passphrase: make one with `ssh-keygen -t ed25519 -N ''`")
 	}
 	return signer, nil
-}
-
-// simulatedGuests dials guests that have no network of their own where the configuration says they listen.
-func simulatedGuests(table map[string]string) func(context.Context, string, string) (net.Conn, error) {
-	var dialer net.Dialer
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		if host, _, err := net.SplitHostPort(address); err == nil && table[host] != "" {
-			address = table[host]
-		}
-		return dialer.DialContext(ctx, network, address)
-	}
 }
 
 func consoleHosts(cfg *config.Config) map[string]string {

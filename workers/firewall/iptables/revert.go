@@ -31,7 +31,7 @@ type revertRecord struct {
 
 const (
 	recordFile  = "revert.json"
-	lockFile    = "lock"
+	lockFile    = "iptables.lock" // not "lock": the agent has one of that name in its own folders
 	watcherLog  = "revert.log"
 	watchPoll   = 100 * time.Millisecond
 	lockPoll    = 20 * time.Millisecond
