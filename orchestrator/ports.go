@@ -20,6 +20,9 @@ type Hypervisor interface {
 	// StartClone begins the clone of the image's template under a name made of run and attempt, and returns the task to wait for.
 	// Clones of one template go one at a time per pool: kind Exhausted while another is in flight.
 	StartClone(ctx context.Context, spec MachineSpec) (task string, err error)
+	// PendingClones lists the tasks that copy a template of the pool at this moment, whoever began them. A clone shows as a VM only when its
+	// task ends: until then one whose answer was lost is known by nothing else.
+	PendingClones(ctx context.Context, pool string) (tasks []string, err error)
 	// ShapeMachine makes the clone the machine of the spec: tag, provision, memory, vCPUs, disk size, our VIF with our MAC instead of
 	// the template's, VIF locking where licensed; and reads it all back. May be called again at any point. A half-provisioned clone
 	// is removed and gives kind Conflict: clone anew.

@@ -27,7 +27,7 @@ func (w *World) FindMachine(_ context.Context, ref orchestrator.MachineRef) (orc
 	if err != nil {
 		return orchestrator.VM{}, err
 	}
-	found := w.of(ref.Machine)
+	found := slices.DeleteFunc(w.of(ref.Machine), func(v *vm) bool { return v.busy == "clone" })
 	if v := w.find(ref.VM); v != nil && v.machine == ref.Machine {
 		found = slices.DeleteFunc(found, func(o *vm) bool { return o == v })
 		found = append([]*vm{v}, found...)
@@ -75,7 +75,22 @@ func (w *World) observed(v *vm) orchestrator.VM {
 	return seen
 }
 
-// StartClone implements orchestrator.Hypervisor. Like xapi it shows the clone, as a template, from the beginning of the task on.
+// PendingClones implements orchestrator.Hypervisor.
+func (w *World) PendingClones(context.Context, string) ([]string, error) {
+	p, err := w.enter("PendingClones")
+	if err != nil {
+		return nil, err
+	}
+	var tasks []string
+	for _, ref := range slices.Sorted(maps.Keys(w.tasks)) {
+		if t := w.tasks[ref]; t.clones && t.left > 0 {
+			tasks = append(tasks, ref)
+		}
+	}
+	return tasks, w.pass(p, After)
+}
+
+// StartClone implements orchestrator.Hypervisor. Like xapi it shows the clone, as a template, when the task ends.
 func (w *World) StartClone(ctx context.Context, spec orchestrator.MachineSpec) (string, error) {
 	p, err := w.enter("StartClone")
 	if err != nil {
@@ -101,6 +116,7 @@ func (w *World) StartClone(ctx context.Context, spec orchestrator.MachineSpec) (
 		v.disks, v.busy = []string{d.uuid}, ""
 		w.Effects["clone"]++
 	})
+	w.tasks[ref].clones = true
 	return ref, w.pass(p, After)
 }
 

@@ -36,7 +36,7 @@ func (p Point) IsEffect() bool {
 // IsHypervisor reports whether the call goes to the hypervisor.
 func (p Point) IsHypervisor() bool {
 	switch p.Call {
-	case "FindMachine", "StartClone", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ObserveTask", "ForgetTask":
+	case "FindMachine", "StartClone", "PendingClones", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ObserveTask", "ForgetTask":
 		return true
 	}
 	return false

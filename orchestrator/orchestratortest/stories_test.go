@@ -411,3 +411,33 @@ func TestDisksOfAnUnshapedCloneAreNotLeft(t *testing.T) {
 		t.Errorf("died %t, left %v", died, left)
 	}
 }
+
+// The answer that names the clone's task is lost, and nobody wants the machine any more while the clone is under way, seen by nobody.
+func TestCloneWhoseAnswerWasLostIsNotLeft(t *testing.T) {
+	for name, giveUp := range map[string]func(*orchestratortest.Site, string){
+		"canceled":    func(s *orchestratortest.Site, run string) { s.Cancel(run) },
+		"uninstalled": func(s *orchestratortest.Site, _ string) { s.Begin(uninstall.Name) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := site(t)
+			run := s.Begin(install.Name)
+			s.World.Interrupt = func(p orchestratortest.Point) error {
+				if p.Call != "StartClone" || p.Moment != orchestratortest.After {
+					return nil
+				}
+				s.World.Interrupt = nil
+				return orchestrator.Errorf("world", orchestrator.Unknown, "the connection was lost")
+			}
+			s.Round(run)
+			giveUp(s, run)
+			s.Settle()
+			ended(t, s, run, orchestrator.StatusCanceled)
+			for range 10 {
+				s.Pass()
+			}
+			if left := s.World.Describe(); len(left) != 0 || s.World.Effects["clone"] != 1 {
+				t.Errorf("%d clones, left: %v\n%s", s.World.Effects["clone"], left, strings.Join(s.Journal(), "\n"))
+			}
+		})
+	}
+}

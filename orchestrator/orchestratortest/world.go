@@ -84,9 +84,10 @@ type disk struct {
 }
 
 type task struct {
-	left int
-	err  error
-	end  func()
+	left   int
+	err    error
+	end    func()
+	clones bool // it copies a template
 }
 
 // NewWorld makes an empty world of these pools.

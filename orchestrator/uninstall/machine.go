@@ -15,6 +15,7 @@ const (
 	handleStop     = "stop"      // the shutdown's task
 	handleStopHard = "stop_hard" // "yes" once the clean way has failed
 	handleDisks    = "disks"     // VDI uuids, recorded before the VM that names them is destroyed
+	handleClones   = "clones"    // tasks of which one may be a clone of ours whose answer was lost
 	// HandleClone and HandleStart are tasks of create_machine and start_machine; their undo waits for them, for neither can be called back.
 	HandleClone = "clone"
 	HandleStart = "start"
@@ -103,6 +104,26 @@ func underWay(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.St
 	return state.State == orchestrator.TaskPending, err
 }
 
+// lostClone names a clone that was under way when this was asked first and still is. A worker that died, or a connection that was lost,
+// before the task could be recorded leaves no other trace of it; it becomes a VM when it ends, and would be nobody's by then.
+func lostClone(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step) (task string, err error) {
+	pool := s.Machine.Placement.Pool
+	if s.Handle(handleClones) == "" {
+		tasks, err := h.PendingClones(ctx, pool)
+		if err != nil || len(tasks) == 0 {
+			return "", err
+		}
+		s.Run.Handles[handleClones] = strings.Join(tasks, ",") // rides in the wait's commit
+	}
+	for _, task := range strings.Split(s.Handle(handleClones), ",") {
+		state, err := h.ObserveTask(ctx, pool, task)
+		if err != nil || state.State == orchestrator.TaskPending {
+			return task, err
+		}
+	}
+	return "", nil
+}
+
 func waitForTask(s *orchestrator.Step, handle, reason string, err error) (orchestrator.Outcome, error) {
 	if err != nil {
 		return orchestrator.Outcome{}, err
@@ -121,6 +142,12 @@ func DestroyMachine(h orchestrator.Hypervisor) act {
 		}
 		if pending, err := underWay(ctx, h, s, HandleClone); pending || err != nil {
 			return waitForTask(s, HandleClone, "waiting for the clone to end before it is removed", err)
+		}
+		if s.Machine.VM == "" {
+			if task, err := lostClone(ctx, h, s); task != "" || err != nil {
+				outcome, _ := orchestrator.WaitFor(orchestrator.WakeTask(pool, task), 0, "waiting for the clones to end that were under way: one may be the machine's")
+				return outcome, err
+			}
 		}
 		ended, err := shutdown(ctx, h, s)
 		if ended == orchestrator.TaskPending || err != nil {

@@ -340,6 +340,36 @@ func TestClonesOfOneTemplateGoOneAtATime(t *testing.T) {
 	}
 }
 
+// A clone is no VM before its task ends, so that only its task can be waited for by who does not know it.
+func TestCloneUnderWayIsPending(t *testing.T) {
+	w := open(t, sim.Config{})
+	release := w.sim.Hold("VM.clone")
+	defer release()
+	task, err := w.StartClone(t.Context(), w.spec(1, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2000 { // the task is there a moment before its operation
+		if w.sim.Held("VM.clone") > 0 {
+			break
+		}
+		if _, err := w.ObserveTask(t.Context(), pool, task); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if pending, err := w.PendingClones(t.Context(), pool); err != nil || !slices.Equal(pending, []string{task}) {
+		t.Errorf("pending are %v, %v; want %s", pending, err, task)
+	}
+	if _, err := w.FindMachine(t.Context(), w.spec(1, 1).MachineRef); !errors.Is(err, orchestrator.ErrNotFound) {
+		t.Errorf("the clone is a VM already: %v", err)
+	}
+	release()
+	w.ended(t, task)
+	if pending, err := w.PendingClones(t.Context(), pool); err != nil || len(pending) != 0 {
+		t.Errorf("after its end pending are %v, %v", pending, err)
+	}
+}
+
 func TestLostAnswerToTheCloneIsAdopted(t *testing.T) {
 	w := open(t, sim.Config{})
 	if err := w.sim.AddFault(sim.Fault{Method: "VM.clone", When: sim.After, Close: true, Times: 1}); err != nil {

@@ -73,6 +73,31 @@ func (b *Backend) StartClone(ctx context.Context, spec orchestrator.MachineSpec)
 	return p.inTurn(ctx, template, func() (Ref, error) { return p.client.StartTask(ctx, method, args...) })
 }
 
+// PendingClones implements orchestrator.Hypervisor.
+func (b *Backend) PendingClones(ctx context.Context, pool string) ([]string, error) {
+	p, err := b.pool("PendingClones", pool)
+	if err != nil {
+		return nil, err
+	}
+	vms, err := p.vms(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var tasks []string
+	for _, rec := range vms {
+		if !rec.Template || rec.Snapshot {
+			continue
+		}
+		for task, operation := range rec.Operations {
+			if ref := Ref(task); ref.valid() && (operation == "clone" || operation == "copy") {
+				tasks = append(tasks, task)
+			}
+		}
+	}
+	slices.Sort(tasks)
+	return slices.Compact(tasks), nil
+}
+
 // inTurn starts a clone of the template when no other one is in flight; Exhausted when its turn does not come soon.
 func (p *pool) inTurn(ctx context.Context, template stored, start func() (Ref, error)) (string, error) {
 	q := p.cloneQueue(template.rec.UUID)
