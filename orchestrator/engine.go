@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,15 +81,28 @@ func (e *Engine) Tick(ctx context.Context, now time.Time, held *Claim) (more boo
 			held.Run.Status = StatusRunning
 		}
 	}
+	if held.Run.Cancel != "" {
+		t.forgetRequest()
+	}
 	if held.Run.Cancel != "" || held.Run.Undoing {
 		return t.unwind(ctx)
+	}
+	if t.goesBack() {
+		return t.rewind(ctx)
 	}
 	row, ok := process.RowFrom(held.Run.State)
 	if !ok || process.Hash(row) != held.Run.RowHash {
 		return e.park(ctx, now, held, Permanent, fmt.Sprintf("step %s from state %s is no longer in the table of %s: go on with the version that has it, or cancel", held.Run.Step, held.Run.State, process.Name))
 	}
 	t.row = row
-	return t.forward(ctx)
+	switch verb := held.Run.Request.Verb; {
+	case verb != "" && !t.allowed():
+		return t.refuse(ctx)
+	case verb == VerbSkip:
+		return t.skip(ctx)
+	default:
+		return t.forward(ctx)
+	}
 }
 
 // tick is one call of Tick.
@@ -122,6 +136,7 @@ func (t *tick) forward(ctx context.Context) (bool, error) {
 	case outcome.Wait != nil:
 		return t.wait(ctx, s, outcome)
 	default:
+		outcome.Summary = s.forced(outcome.Summary)
 		return t.advance(ctx, s, outcome, OutcomeDone)
 	}
 }
@@ -204,7 +219,7 @@ func (t *tick) advance(ctx context.Context, s *Step, outcome Outcome, how string
 	c.Ended = t.end(how, "", outcome.Summary, outcome.Detail)
 	machine := *s.Machine
 	machine.State = string(state)
-	c.Run.State, c.Run.Handles = state, nil
+	c.Run.State, c.Run.Handles, c.Run.Request = state, nil, Request{}
 	c.Run.Failures, c.Run.Conflicts = 0, 0
 	c.Events = append(c.Events, t.event(EventStepDone, &c.Run, &machine, EventData{Step: t.row.Step, Outcome: how, Message: outcome.Summary, Attempt: t.held.Run.Attempt}))
 	next, more := t.process.RowFrom(state)
@@ -214,7 +229,7 @@ func (t *tick) advance(ctx context.Context, s *Step, outcome Outcome, how string
 		c.Machine = &machine
 		return t.settle(ctx, s, c)
 	}
-	c.Run.Step, c.Run.RowHash, c.Run.Attempt, c.Run.StepSince = next.Step, t.process.Hash(next), 1, t.now
+	c.Run.Step, c.Run.RowHash, c.Run.Attempt, c.Run.StepSince = next.Step, t.process.Hash(next), c.Run.nextStep(), t.now
 	c.Machine = &machine
 	ahead := &tick{Engine: t.Engine, process: t.process, row: next, now: t.now, held: &Claim{Run: c.Run, Machine: machine}}
 	ahead.open(&c, machine)
@@ -291,7 +306,7 @@ func (t *tick) putDown(c *Commit, s *Step, at time.Time, key, reason string) {
 	}
 	changed := c.Run.Reason != reason
 	c.Run.Status, c.Run.WakeAt, c.Run.WakeKey, c.Run.Reason, c.Release = StatusWaiting, at, key, reason, true
-	if c.Run.Undoing {
+	if c.Run.Undoing && !c.Run.Request.goesBack() {
 		c.Run.Status = StatusCanceling
 	}
 	if changed {
@@ -302,7 +317,7 @@ func (t *tick) putDown(c *Commit, s *Step, at time.Time, key, reason string) {
 // turns puts a run down for its way back when somebody has asked for that since its tick began: with a recorded handle the store has told
 // this worker, and tells nobody again.
 func (t *tick) turns(c *Commit) bool {
-	if c.Run.Cancel == "" || c.Run.Undoing || !t.process.Cancelable && c.Run.Successor == "" {
+	if c.Run.Cancel == "" || c.Run.Undoing && !c.Run.Request.goesBack() || !t.process.Cancelable && c.Run.Successor == "" {
 		return false
 	}
 	c.Run.Status, c.Run.WakeAt, c.Run.WakeKey, c.Release = StatusCanceling, t.now, "", true
@@ -404,25 +419,10 @@ func (e *Engine) park(ctx context.Context, now time.Time, held *Claim, kind Kind
 func (t *tick) parkIn(c *Commit, machine *Machine, kind Kind, message string) {
 	c.Run.Status, c.Run.Kind, c.Run.Reason, c.Release = StatusParked, kind, message, true
 	c.Run.WakeAt, c.Run.WakeKey = time.Time{}, ""
-	c.Events = append(c.Events, t.event(EventParked, &c.Run, machine, EventData{Step: c.Run.Step, Kind: kind, Message: message, Exits: Exits(c.Run, t.process)}))
-}
-
-// Exits lists the verbs that a run accepts as it stands; never empty for an active run.
-func Exits(run Run, process *Process) []string {
-	switch {
-	case !run.Status.Active():
-		return nil
-	case run.Status == StatusParked && process.Cancelable && !run.Undoing:
-		return []string{VerbRetry, VerbCancel}
-	case run.Status == StatusParked, run.Status == StatusWaiting && !process.Cancelable, run.Status == StatusCanceling:
-		return []string{VerbRetry}
-	case run.Status == StatusWaiting:
-		return []string{VerbRetry, VerbCancel}
-	case process.Cancelable:
-		return []string{VerbCancel}
-	default:
-		return []string{"wait"}
+	if !c.Run.Undoing {
+		c.Run.Request = Request{}
 	}
+	c.Events = append(c.Events, t.event(EventParked, &c.Run, machine, EventData{Step: c.Run.Step, Kind: kind, Message: message, Exits: Exits(c.Run, t.process)}))
 }
 
 func (t *tick) newCommit() Commit {
@@ -474,6 +474,9 @@ func (t *tick) save(ctx context.Context, c Commit) (bool, error) {
 	t.held.Run.Cancel, t.held.Run.Successor, t.held.Run.SuccessorID = result.Cancel, result.Successor, result.SuccessorID
 	if c.Machine != nil {
 		t.held.Machine = *c.Machine
+	}
+	if slices.ContainsFunc(c.Changes, func(change Change) bool { _, released := change.(ReleasePlacement); return released }) {
+		t.held.Machine.Placement = Placement{}
 	}
 	if !result.Placement.IsZero() {
 		t.held.Machine.Placement = result.Placement

@@ -10,6 +10,7 @@ const (
 	EventAccepted   = "slipway.run.accepted"
 	EventWaiting    = "slipway.run.waiting"
 	EventParked     = "slipway.run.parked"
+	EventRewound    = "slipway.run.rewound"
 	EventDone       = "slipway.run.done"
 	EventCanceled   = "slipway.run.canceled"
 	EventStepDone   = "slipway.step.done"

@@ -35,6 +35,7 @@ type Row struct {
 	Undo func(context.Context, *Step) (Outcome, error)
 
 	Policy Policy
+	Marks  Marks
 }
 
 // Policy bounds a row. Zero values take the defaults.
@@ -105,6 +106,7 @@ type Step struct {
 	Log     *slog.Logger
 
 	record func(ctx context.Context, name, value string) error
+	passed []string // checks that failed and were forced
 }
 
 // Handle returns a reference recorded by this step, "" when there is none.
@@ -181,6 +183,9 @@ func (p *Process) Validate() error {
 		case steps[row.Step]:
 			return fmt.Errorf("process %s: step %s is there twice", p.Name, row.Step)
 		}
+		if err := row.Marks.validate(row, steps); err != nil {
+			return fmt.Errorf("process %s: row %s %w", p.Name, row.Step, err)
+		}
 		states[row.To], steps[row.Step] = true, true
 	}
 	return nil
@@ -193,7 +198,7 @@ func (p *Process) Mermaid() string {
 	fmt.Fprintf(&b, "    [*] --> %s\n", p.Start())
 	for _, row := range p.Rows {
 		label := row.Step
-		if row.When != nil {
+		if row.When != nil || row.Marks.Skip {
 			label += " (or skipped)"
 		}
 		fmt.Fprintf(&b, "    %s --> %s: %s\n", row.From, row.To, label)

@@ -38,7 +38,8 @@ type Run struct {
 	RowHash string
 	Undoing bool
 
-	Attempt   int       // of this step, from 1, never used twice
+	Attempt   int       // of this step, never used twice: from 1 for each step, and after a rewind from there on through all steps
+	Rewound   int       // the highest attempt of any step when the run was last rewound; 0 when it never was
 	Failures  int       // of this step since its last success or an operator's word; the policy counts these
 	Conflicts int       // in a row
 	StepSince time.Time // when this step was first tried, or last lacked capacity; the policy's budget counts from here
@@ -58,6 +59,8 @@ type Run struct {
 	Cancel      string
 	Successor   string
 	SuccessorID string
+	// Request is what an operator asked for and the engine has not carried out yet.
+	Request Request
 
 	// Lease. Fence rises with every claim.
 	Holder     string
@@ -74,7 +77,7 @@ type OrderKey struct{ Source, ID string }
 const (
 	OutcomeOpen        = "open"        // started and not ended: a worker is at it, or died
 	OutcomeDone        = "done"        // the row's effect is there
-	OutcomeSkipped     = "skipped"     // the row's When was false
+	OutcomeSkipped     = "skipped"     // the row's When was false, or an operator skipped it
 	OutcomeFailed      = "failed"      // with kind and message
 	OutcomeInterrupted = "interrupted" // its worker lost the lease or died; another attempt goes on with its handles
 	OutcomeUndone      = "undone"      // an undo's effect is there

@@ -200,6 +200,9 @@ type Operators interface {
 	// Intervene applies an operator's change to a run that no worker holds, or asks a held one to cancel. It is journalled.
 	// retry: a parked or waiting run becomes ready (canceling when it was Undoing), due now, with Failures, Conflicts and StepSince reset.
 	// cancel: Run.Cancel is set, and a run that nobody holds becomes canceling and due now.
+	// skip, force, rewind, adopt: Run.Request is set and the rest is as for retry. The run must be put down and on its way forward; for
+	// skip and force it must stand at i.Step. Whether the table allows it is the engine's to say. A rewind or an adoption also sets
+	// Run.Rewound. A retry takes a request back that has not turned the run yet.
 	Intervene(ctx context.Context, i Intervention) (Run, error)
 
 	// SyncPool records what a pool has; hosts and storage that are no longer there take nothing new.
@@ -241,12 +244,17 @@ type RunView struct {
 const (
 	VerbRetry  = "retry"
 	VerbCancel = "cancel"
+	VerbSkip   = "skip"
+	VerbForce  = "force"
+	VerbRewind = "rewind"
+	VerbAdopt  = "adopt"
 )
 
 // Intervention is an operator's act on a run.
 type Intervention struct {
 	Run    string
 	Verb   string
+	Step   string // skip, force: the one where the run stands; rewind, adopt: the one that it goes back to
 	Actor  string // "uid:name"
 	Reason string
 	Now    time.Time

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// unwind takes a canceled run back: first the row that was being walked, whatever part of its effect exists, then one row after the other
-// towards the start. When another process takes over, only that first row is undone, so that no task of ours is still under way; the
+// unwind takes a canceled run back, or one that is rewound: first the row that was being walked, whatever part of its effect exists, then one row after the other
+// towards the start, or to the step that a rewind names. When another process takes over, only that first row is undone, so that no task of ours is still under way; the
 // successor finds by itself what else there is.
 func (t *tick) unwind(ctx context.Context) (bool, error) {
 	run := &t.held.Run
@@ -22,6 +22,9 @@ func (t *tick) unwind(ctx context.Context) (bool, error) {
 		return again, err
 	}
 	s := t.step()
+	if t.keeps() {
+		return t.back(ctx, s, Outcome{Summary: "what is there is adopted"})
+	}
 	skip := row.Undo == nil
 	if row.When != nil && !skip {
 		applies, _ := row.When(s)
@@ -50,10 +53,15 @@ func (t *tick) turn(ctx context.Context) (bool, error) {
 	t.row = row
 	c := t.newCommit()
 	if t.held.Open != nil {
-		c.Ended = t.end(OutcomeCanceled, Canceled, t.held.Run.Cancel, nil)
+		why := t.held.Run.Cancel
+		if why == "" {
+			why = t.held.Run.Request.String()
+		}
+		c.Ended = t.end(OutcomeCanceled, Canceled, why, nil)
 	}
 	c.Run.Step, c.Run.RowHash = row.Step, t.process.Hash(row) // another than the run's when the table has changed since
-	c.Run.Undoing, c.Run.Status, c.Run.Failures, c.Run.Conflicts, c.Run.Attempt, c.Run.StepSince = true, StatusCanceling, 0, 0, c.Run.Attempt+1, t.now
+	c.Run.Attempt = max(c.Run.Attempt, c.Run.Rewound) + 1
+	c.Run.Undoing, c.Run.Status, c.Run.Failures, c.Run.Conflicts, c.Run.StepSince = true, t.backwards(), 0, 0, t.now
 	t.open(&c, t.held.Machine)
 	return t.save(ctx, c)
 }
@@ -78,7 +86,10 @@ func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 	machine.State = string(state)
 	c.Machine = &machine
 	c.Run.State, c.Run.Handles, c.Run.Failures, c.Run.Conflicts = state, nil, 0, 0
-	c.Run.Status = StatusCanceling
+	c.Run.Status = t.backwards()
+	if run.Request.goesBack() && run.Request.Step == t.row.Step {
+		return t.onward(ctx, s, c)
+	}
 	before, ok := t.process.RowTo(state)
 	if !ok {
 		machine.State = string(StatusCanceled)
@@ -86,7 +97,7 @@ func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 		c.Events = append(c.Events, t.event(EventCanceled, &c.Run, &machine, EventData{Message: run.Cancel}))
 		return t.settle(ctx, s, c)
 	}
-	c.Run.Step, c.Run.RowHash, c.Run.Attempt, c.Run.StepSince = before.Step, t.process.Hash(before), 1, t.now
+	c.Run.Step, c.Run.RowHash, c.Run.Attempt, c.Run.StepSince = before.Step, t.process.Hash(before), c.Run.nextStep(), t.now
 	ahead := &tick{Engine: t.Engine, process: t.process, row: before, now: t.now, held: &Claim{Run: c.Run, Machine: machine}}
 	ahead.open(&c, machine)
 	return t.settle(ctx, s, c)

@@ -3,6 +3,7 @@ package install
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"slipway/orchestrator"
@@ -61,6 +62,23 @@ func createMachine(h orchestrator.Hypervisor) act {
 		return orchestrator.Finished("VM %s with %d disks", vm.UUID, len(vm.Disks))
 	}
 	return do
+}
+
+// unmakeMachine destroys the VM, and forgets what was known of its guest. When the run goes on from here, the machine is planned again: its
+// name, addresses, MAC and port stay its own meanwhile.
+func unmakeMachine(h orchestrator.Hypervisor) act {
+	destroy := uninstall.DestroyMachine(h)
+	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+		outcome, err := destroy(ctx, s)
+		if err != nil || outcome.Wait != nil {
+			return outcome, err
+		}
+		s.Machine.Identity, s.Machine.Address = "", netip.Addr{}
+		if s.GoesOn() {
+			s.Machine.Presence = orchestrator.Planned
+		}
+		return outcome, nil
+	}
 }
 
 // startClone records the task that it began, or says what it waits for.

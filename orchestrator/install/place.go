@@ -10,6 +10,7 @@ import (
 // place promises the machine everything it needs in the transaction that commits the step, or nothing.
 func place(_ context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
 	request := orchestrator.PlaceRequest{Machine: s.Machine.ID, Image: s.Machine.Image, Plan: s.Machine.Plan, Pool: s.Machine.PoolWanted}
+	s.Machine.Presence = orchestrator.Planned // absent until here when the run was rewound
 	outcome, _ := orchestrator.Finished("host, storage, addresses, MAC and console port are reserved")
 	outcome.Decide = func(ledger *orchestrator.Ledger) (orchestrator.Placement, json.RawMessage, error) {
 		return ledger.Place(s.Estate, request)

@@ -30,18 +30,11 @@ func verify(h orchestrator.Hypervisor, p orchestrator.Prober) act {
 			target = m.Placement.Private
 		}
 		for _, port := range probePorts {
-			want := allowsEverybody(m.Firewall, port)
-			open, err := p.Open(ctx, m.Placement.Pool, netip.AddrPortFrom(target, port))
-			switch {
-			case err != nil:
+			if err := s.Check(ctx, probe(ctx, p, *m, netip.AddrPortFrom(target, port))); err != nil {
 				return orchestrator.Outcome{}, err
-			case want && !open:
-				return orchestrator.Outcome{}, orchestrator.Errorf("verify", orchestrator.Transient, "port %d of %s is allowed and does not answer", port, target)
-			case !want && open && !allowsSomebody(m.Firewall, port):
-				return orchestrator.Outcome{}, orchestrator.Errorf("verify", orchestrator.Transient, "port %d of %s is not allowed and answers", port, target)
 			}
 		}
-		if err := p.Console(ctx, *m); err != nil {
+		if err := s.Check(ctx, p.Console(ctx, *m)); err != nil {
 			return orchestrator.Outcome{}, err
 		}
 		if err := h.NameMachine(ctx, s.Ref(), m.Name); err != nil {
@@ -49,6 +42,22 @@ func verify(h orchestrator.Hypervisor, p orchestrator.Prober) act {
 		}
 		return orchestrator.Finished("answers as it should on %s; console opens; identity is its own", target)
 	}
+}
+
+// probe tries whether a port of the machine is what its rules say, open or shut.
+func probe(ctx context.Context, p orchestrator.Prober, m orchestrator.Machine, target netip.AddrPort) error {
+	port := target.Port()
+	want := allowsEverybody(m.Firewall, port)
+	open, err := p.Open(ctx, m.Placement.Pool, target)
+	switch {
+	case err != nil:
+		return err
+	case want && !open:
+		return orchestrator.Errorf("verify", orchestrator.Transient, "port %d of %s is allowed and does not answer", port, target.Addr())
+	case !want && open && !allowsSomebody(m.Firewall, port):
+		return orchestrator.Errorf("verify", orchestrator.Transient, "port %d of %s is not allowed and answers", port, target.Addr())
+	}
+	return nil
 }
 
 // probePorts tell something: SSH listens for sure; the installer's WinRM port must be shut by now.

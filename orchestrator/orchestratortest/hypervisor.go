@@ -331,3 +331,10 @@ func (w *World) LoseTasks() {
 		delete(w.tasks, ref)
 	}
 }
+
+// ReplaceMachine is somebody's work outside: the machine's VM, if there is one, becomes another with the same tag, halted.
+func (w *World) ReplaceMachine(machine string) {
+	for _, v := range w.of(machine) {
+		v.uuid, v.power, v.up, v.guest.jobs = w.id(), "halted", 0, map[string]*job{}
+	}
+}

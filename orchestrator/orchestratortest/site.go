@@ -280,10 +280,12 @@ func (s *Site) Drive(engine *orchestrator.Engine, claim orchestrator.Claim) (tic
 func (s *Site) Cancel(run string) { s.Helper(); s.intervene(run, orchestrator.VerbCancel) }
 func (s *Site) Retry(run string)  { s.Helper(); s.intervene(run, orchestrator.VerbRetry) }
 
-func (s *Site) intervene(run, verb string) {
-	s.Helper()
-	_, err := s.Store.Intervene(s.ctx(), orchestrator.Intervention{Run: run, Verb: verb, Actor: "1000:op", Reason: "the test says so", Now: s.Now})
-	s.must(err)
+func (s *Site) intervene(run, verb string) { s.Helper(); s.must(s.Ask(run, verb, "")) }
+
+// Ask is an operator's verb with its step; the store may refuse it.
+func (s *Site) Ask(run, verb, step string) error {
+	_, err := s.Store.Intervene(s.ctx(), orchestrator.Intervention{Run: run, Verb: verb, Step: step, Actor: "1000:op", Reason: "the test says so", Now: s.Now})
+	return err
 }
 
 // Run reads a run.

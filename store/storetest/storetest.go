@@ -54,6 +54,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Storm":       storm,
 		"Ledger":      ledgerProperties,
 		"Cancel":      cancel,
+		"Repair":      repair,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -230,6 +230,7 @@ const updateRun = `UPDATE runs SET
 	successor_id = CASE WHEN successor_id = '' THEN $22 ELSE successor_id END,
 	holder = CASE WHEN CAST($23 AS BIGINT) = 1 THEN '' ELSE holder END,
 	lease_until = CASE WHEN CAST($23 AS BIGINT) = 1 THEN 0 ELSE {now} + lease_length END,
+	request = $24, rewound = $25,
 	updated_at = {now}
 	WHERE id = $1 RETURNING cancel, successor, successor_id`
 
@@ -246,6 +247,7 @@ func (c *compiler) run() {
 			r.ID, r.Fence, r.Holder, r.Process, string(r.State), string(status), micros(r.WakeAt),
 			r.Step, r.RowHash, flag(r.Undoing), r.Attempt, r.Failures, r.Conflicts, micros(r.StepSince), handles(r.Handles),
 			r.Reason, string(r.Kind), r.WakeKey, micros(r.Deadline), r.Cancel, r.Successor, r.SuccessorID, flag(release),
+			request(r.Request), r.Rewound,
 		},
 		Scan: func(row Row) error { return row.Scan(&c.result.Cancel, &c.result.Successor, &c.result.SuccessorID) },
 	})

@@ -152,7 +152,7 @@ func (s *Store) Intervene(ctx context.Context, i orchestrator.Intervention) (orc
 		}
 		line := orchestrator.Attempt{
 			Step: before.Step, From: before.State, To: before.State, Number: before.Attempt, Undo: before.Undoing, Started: i.Now, Ended: i.Now,
-			Outcome: i.Verb, Message: i.Reason, Actor: i.Actor,
+			Outcome: i.Verb, Message: lineOf(i), Actor: i.Actor,
 		}
 		runs = nil
 		_, err = tx.Run(ctx, change, insertAttempt(line, before.ID, before.Machine), Stmt{SQL: read, Args: []any{i.Run}, Scan: collectRuns(&runs)})
@@ -162,30 +162,6 @@ func (s *Store) Intervene(ctx context.Context, i orchestrator.Intervention) (orc
 		return err
 	})
 	return run, err
-}
-
-// intervention is the statement of a verb, or what the run accepts instead.
-func intervention(op string, run orchestrator.Run, i orchestrator.Intervention) (Stmt, error) {
-	put := run.Status == orchestrator.StatusParked || run.Holder == "" && (run.Status == orchestrator.StatusWaiting || run.Status == orchestrator.StatusCanceling)
-	switch {
-	case i.Verb == orchestrator.VerbRetry && put:
-		return Stmt{
-			SQL: `UPDATE runs SET status = CASE WHEN undoing = 1 OR cancel <> '' THEN 'canceling' ELSE 'ready' END, failures = 0, conflicts = 0,
-				step_since = $2, wake_at = {now}, updated_at = {now} WHERE id = $1`,
-			Args: []any{run.ID, micros(i.Now)},
-		}, nil
-	case i.Verb == orchestrator.VerbCancel && run.Status.Active():
-		reason := i.Actor + ": " + i.Reason
-		return Stmt{SQL: askCancel + ` WHERE id = $1`, Args: []any{run.ID, reason}}, nil
-	}
-	exits := "it has ended, so that it accepts nothing more"
-	switch {
-	case run.Status.Active() && put:
-		exits = "it accepts " + orchestrator.VerbRetry + " and " + orchestrator.VerbCancel
-	case run.Status.Active():
-		exits = "it accepts " + orchestrator.VerbCancel
-	}
-	return Stmt{}, orchestrator.Errorf(op, orchestrator.Permanent, "run %s is %s and does not accept %q: %s", run.ID, run.Status, i.Verb, exits)
 }
 
 // PutAddress implements orchestrator.Operators.
