@@ -313,23 +313,5 @@ type cancelCmd struct {
 func (c cancelCmd) Run(e *env) error { return e.act("cancel", c.Machine, c.actFlags) }
 
 func (e *env) act(verb, what string, flags actFlags) error {
-	var acted api.Acted
-	if err := e.post("/v1/"+verb+"/"+url.PathEscape(what), api.Act{Yes: flags.Yes, Reason: flags.Reason}, &acted); err != nil {
-		return err
-	}
-	if e.Output == "json" {
-		return e.print(acted, nil)
-	}
-	for _, f := range acted.Found {
-		fmt.Fprintln(e.stdout, "found:", clean(f))
-	}
-	for _, p := range acted.Plan {
-		fmt.Fprintln(e.stdout, "will: ", clean(p))
-	}
-	if !acted.Done {
-		fmt.Fprintf(e.stdout, "nothing was done; to do it: slipway %s %s --yes --reason WHY\n", verb, clean(what))
-		return nil
-	}
-	fmt.Fprintf(e.stdout, "done: run %s is %s\n", clean(acted.Run.Run), clean(acted.Run.Status))
-	return nil
+	return e.tell(verb, what, what, api.Act{Yes: flags.Yes, Reason: flags.Reason})
 }

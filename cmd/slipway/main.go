@@ -47,6 +47,11 @@ type cli struct {
 	Watch   watchCmd   `cmd:"" help:"Follow a machine until its run is over or parked."`
 	Retry   retryCmd   `cmd:"" help:"Run the step of a parked or waiting run again, after looking at what is there."`
 	Cancel  cancelCmd  `cmd:"" help:"Unwind an install by its journal."`
+	Skip    skipCmd    `cmd:"" help:"Leave out the step where a run stands, if its table allows it."`
+	Force   forceCmd   `cmd:"" help:"Run the step where a run stands and pass its failed checks, never a failed effect."`
+	Rewind  rewindCmd  `cmd:"" help:"Undo back to a step by the journal, and go on from there."`
+	Adopt   adoptCmd   `cmd:"" help:"Take over a VM that carries the machine's tag."`
+	Replay  replayCmd  `cmd:"" help:"Print how a run came to its state, from the journal."`
 	IP      ipCmd      `cmd:"" name:"ip" help:"Addresses: list, mark as foreign, free."`
 	Pool    poolCmd    `cmd:"" help:"Pools and their room."`
 	Group   groupCmd   `cmd:"" help:"Appliance groups: list, resume a halted member, approve a shrink."`

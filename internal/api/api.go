@@ -130,6 +130,7 @@ type Explanation struct {
 type Act struct {
 	Reason string `json:"reason"`
 	Yes    bool   `json:"yes"`
+	Step   string `json:"step,omitempty"` // rewind: back to this one
 }
 
 // Acted answers an Act.
@@ -138,6 +139,25 @@ type Acted struct {
 	Plan  []string `json:"plan"`            // what the verb does, a line each
 	Done  bool     `json:"done"`
 	Run   *Run     `json:"run,omitempty"`
+}
+
+// Replay is a run's journal, read again from the start of its table.
+type Replay struct {
+	Machine string `json:"machine"`
+	Run     string `json:"run"`
+	Process string `json:"process"`
+	Moves   []Move `json:"moves"`
+	Ends    string `json:"ends"`   // the state that the journal leads to
+	Stands  string `json:"stands"` // the state of the run; another one is a fault of ours
+	Status  string `json:"status"`
+}
+
+// Move is one line of the journal and what it did to the state.
+type Move struct {
+	Attempt
+	Before  string `json:"before"`
+	After   string `json:"after"`
+	Problem string `json:"problem,omitempty"` // why the table does not allow it
 }
 
 // Pool is a pool and its room.

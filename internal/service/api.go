@@ -125,8 +125,10 @@ func (s *Service) routes() http.Handler {
 	handle("GET /v1/runs", s.getRuns)
 	handle("GET /v1/machines/{what...}", s.getMachine)
 	handle("GET /v1/explain/{what...}", s.getExplanation)
-	handle("POST /v1/retry/{what...}", s.act(orchestrator.VerbRetry))
-	handle("POST /v1/cancel/{what...}", s.act(orchestrator.VerbCancel))
+	for _, verb := range verbs {
+		handle("POST /v1/"+verb+"/{what...}", s.act(verb))
+	}
+	handle("GET /v1/replay/{what...}", s.getReplay)
 	handle("GET /v1/pools", s.getPools)
 	handle("GET /v1/addresses", s.getAddresses)
 	handle("POST /v1/addresses", s.postAddress)
@@ -288,8 +290,7 @@ func (s *Service) getMachine(r *http.Request) (any, error) {
 		out.Runs = append(out.Runs, runOf(v))
 	}
 	for _, a := range attempts {
-		out.Attempts = append(out.Attempts, api.Attempt{Run: a.Run, Step: a.Step, Number: a.Number, Undo: a.Undo, Started: a.Started, Ended: a.Ended,
-			Outcome: a.Outcome, Kind: string(a.Kind), Message: a.Message, Actor: a.Actor, Handles: a.Handles, Detail: a.Detail})
+		out.Attempts = append(out.Attempts, attemptOf(a))
 	}
 	if out.Entries, err = s.entries(ctx, m); err != nil {
 		return nil, err
@@ -430,68 +431,6 @@ func (s *Service) getExplanation(r *http.Request) (any, error) {
 	}
 	e.Exits, e.Hint = s.exits(*active), hint(*active)
 	return e, nil
-}
-
-// act is retry and cancel: observe, say what will be done, and do it when the operator said yes.
-func (s *Service) act(verb string) func(*http.Request) (any, error) {
-	return func(r *http.Request) (any, error) {
-		ctx := r.Context()
-		var ask api.Act
-		if err := json.NewDecoder(r.Body).Decode(&ask); err != nil {
-			return nil, orchestrator.FieldErrors{{Field: "body", Problem: "is not an act", Fix: "send {\"yes\": …, \"reason\": …}"}}
-		}
-		m, err := s.find(r)
-		if err != nil {
-			return nil, err
-		}
-		_, active, err := s.activeRun(ctx, m.ID)
-		if err != nil {
-			return nil, err
-		}
-		if active == nil {
-			return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("machine %s has no active run: it is %s", m.ID, m.State), Next: "slipway show " + m.ID}
-		}
-		exits := s.exits(*active)
-		if !slices.Contains(exits, verb) {
-			return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%s does not go: the run is %s in state %s; what goes: %v", verb, active.Status, active.State, exits),
-				Next: "slipway explain " + m.ID}
-		}
-		answer := api.Acted{Plan: s.plan(verb, *active)}
-		if verb == orchestrator.VerbRetry {
-			answer.Found = s.observe(ctx, m)
-		}
-		if !ask.Yes {
-			return answer, nil
-		}
-		run, err := s.Store.Intervene(ctx, orchestrator.Intervention{Run: active.ID, Verb: verb, Actor: actor(ctx), Reason: ask.Reason, Now: time.Now()})
-		if err != nil {
-			return nil, err
-		}
-		s.driver.Nudge()
-		view := runOf(orchestrator.RunView{Run: run, Tenant: m.Tenant, Name: m.Name, Pool: m.Placement.Pool})
-		answer.Done, answer.Run = true, &view
-		return answer, nil
-	}
-}
-
-// plan says what a verb does, in the words of the table.
-func (s *Service) plan(verb string, v orchestrator.RunView) []string {
-	process := s.Processes[v.Process]
-	if verb == orchestrator.VerbRetry {
-		if v.Undoing {
-			return []string{"go on undoing step " + v.Step}
-		}
-		return []string{fmt.Sprintf("run step %s again from state %s, adopting what is there", v.Step, v.State)}
-	}
-	var plan []string
-	seen := false
-	for _, row := range slices.Backward(process.Rows) {
-		seen = seen || row.From == v.State
-		if seen && row.Undo != nil {
-			plan = append(plan, "undo "+row.Step)
-		}
-	}
-	return append(plan, "end the run as canceled; its addresses rest for "+s.Estate.QuarantineOrDefault().String())
 }
 
 func (s *Service) getPools(r *http.Request) (any, error) {

@@ -174,7 +174,7 @@ func TestParkedIsToldAndHealthIsServed(t *testing.T) {
 		return err == nil && json.Unmarshal(text, &event) == nil
 	})
 	if event.Type != orchestrator.EventParked || event.Time.IsZero() || event.Data.Name != "web-1" || event.Data.Step != "start_machine" ||
-		!strings.Contains(event.Data.Message, "OPERATION_BLOCKED") || !slices.Equal(event.Data.Exits, []string{"retry", "cancel"}) {
+		!strings.Contains(event.Data.Message, "OPERATION_BLOCKED") || !slices.Equal(event.Data.Exits, []string{"retry", "cancel", "rewind", "adopt"}) {
 		t.Errorf("%+v", event)
 	}
 	mu.Lock()
