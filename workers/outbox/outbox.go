@@ -14,7 +14,7 @@ import (
 // leaseName in the store.
 const leaseName = "outbox"
 
-// batch is how many events are read and published at once.
+// batch is how many events are read and published at once, as long as that goes well.
 const batch = 200
 
 // Config is what a Publisher needs.
@@ -38,6 +38,9 @@ type Config struct {
 type Publisher struct {
 	Config
 	nudge chan struct{}
+	// size of the next batch: halved when one fails, doubled when one is through, so that a broker too slow for a whole batch within the
+	// lease is not given the same one for ever. Run's own.
+	size int
 }
 
 // New makes a Publisher.
@@ -48,7 +51,7 @@ func New(c Config) *Publisher {
 	if c.Poll == 0 {
 		c.Poll = 250 * time.Millisecond
 	}
-	return &Publisher{Config: c, nudge: make(chan struct{}, 1)}
+	return &Publisher{Config: c, nudge: make(chan struct{}, 1), size: batch}
 }
 
 // Nudge makes it look now.
@@ -97,7 +100,7 @@ func (p *Publisher) Run(ctx context.Context) {
 
 // once publishes one batch; more means that there may be another.
 func (p *Publisher) once(ctx context.Context) (more bool, err error) {
-	events, err := p.Store.Unpublished(ctx, batch)
+	events, err := p.Store.Unpublished(ctx, 1)
 	if err != nil || len(events) == 0 {
 		return false, err
 	}
@@ -107,12 +110,15 @@ func (p *Publisher) once(ctx context.Context) (more bool, err error) {
 	if err != nil || !ours {
 		return false, err
 	}
-	if events, err = p.Store.Unpublished(ctx, batch); err != nil || len(events) == 0 {
+	if events, err = p.Store.Unpublished(ctx, p.size); err != nil || len(events) == 0 {
 		return false, err
 	}
 	if err := p.Publish(ctx, events); err != nil {
+		p.size = max(1, p.size/2)
 		return false, err
 	}
+	asked := p.size
+	p.size = min(batch, 2*p.size)
 	ids := make([]int64, len(events))
 	for i, e := range events {
 		ids[i] = e.ID
@@ -127,5 +133,5 @@ func (p *Publisher) once(ctx context.Context) (more bool, err error) {
 			}
 		}
 	}
-	return len(events) == batch, nil
+	return len(events) == asked, nil
 }

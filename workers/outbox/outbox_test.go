@@ -255,6 +255,21 @@ func TestHangingPublishEndsWithinTheLease(t *testing.T) {
 }
 
 // What failed is sent again from its first event, later and later; what was confirmed is not.
+// A whole batch takes longer than a holder may publish under one lease: smaller ones get through.
+func TestSlowBrokerIsGivenLessAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, b := &kept{marked: map[int64]bool{}}, &broker{slow: 100 * time.Millisecond}
+		k.add("m1", 2*batch, "slipway.step.done")
+		stop := start(t, k, b, "w1", nil)
+		pass(5 * time.Minute)
+		stop()
+		if n := len(k.marked); n != 2*batch {
+			t.Errorf("%d of %d events are published", n, 2*batch)
+		}
+		b.first(t, k)
+	})
+}
+
 func TestFailureRetriesFromTheFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, b := &kept{marked: map[int64]bool{}}, &broker{fail: 3}
