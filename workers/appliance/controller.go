@@ -56,6 +56,10 @@ type Group struct {
 	Interval time.Duration // between two applies of this group; 0 is Config.Interval
 	// Addresses of an entry, whose connections are cut when it goes or changes; nil for units that cut nothing.
 	Addresses func(body json.RawMessage) []netip.Addr
+	// Names are the words by which a line of a live file says that it is a machine's, besides the machine's id; body is nil for a machine
+	// that the store does not know. Redact makes a line fit to be shown, and tells whether something was left out. Both may be nil.
+	Names  func(machine string, body json.RawMessage) []string
+	Redact func(line string) (shown string, secret bool)
 }
 
 // Store is what a Controller needs of it.
@@ -86,6 +90,7 @@ type Config struct {
 type Controller struct {
 	Config
 	nudges map[string]chan struct{}
+	turns  map[string]chan struct{} // of one: the group's loop and an operator's plan take turns, for their lease is the same
 }
 
 // New makes a Controller.
@@ -104,9 +109,10 @@ func New(c Config) *Controller {
 	if c.Woken == nil {
 		c.Woken = func() {}
 	}
-	ctl := &Controller{Config: c, nudges: map[string]chan struct{}{}}
+	ctl := &Controller{Config: c, nudges: map[string]chan struct{}{}, turns: map[string]chan struct{}{}}
 	for _, g := range c.Groups {
 		ctl.nudges[g.ID] = make(chan struct{}, 1)
+		ctl.turns[g.ID] = make(chan struct{}, 1)
 	}
 	return ctl
 }
@@ -223,6 +229,11 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	if len(due) == 0 {
 		return nil
 	}
+	release, err := l.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	lease, ours, err := l.Store.AcquireLease(ctx, l.leaseName(), l.Holder, l.Lease)
 	if err != nil || !ours {
 		return err
@@ -246,6 +257,16 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	}
 	r := &round{loop: l, fence: lease.Fence, group: group, entries: entries, bad: map[string]string{}, approved: approved >= group.Generation && approved > 0}
 	return r.apply(ctx, due, members)
+}
+
+// turn waits until nobody else in this worker applies to the group.
+func (l *loop) turn(ctx context.Context) (release func(), err error) {
+	select {
+	case l.turns[l.group.ID] <- struct{}{}:
+		return func() { <-l.turns[l.group.ID] }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 func (l *loop) leaseName() string { return "group:" + l.group.ID }
@@ -348,6 +369,9 @@ type round struct {
 	entries  []orchestrator.Entry
 	bad      map[string]string // entries that this round found to break the file
 	approved bool
+	// expect is set for an operator's plan: what each member was seen to have (apply.SumLive). A member that has something else by now, or
+	// an entry that has to go because the tool refuses it, ends the round: it would not be what was shown.
+	expect map[string]string
 }
 
 // apply brings the members up to date. An entry that breaks the file is told so at once, also when the group does not get on for
@@ -383,6 +407,9 @@ func (r *round) bring(ctx context.Context, due []Member, members map[string]orch
 			if findErr == nil && found != "" {
 				r.bad[found], confirmed = answer.Message, false
 				r.Log.Warn("an entry breaks the file and is taken out", "group", r.group.ID, "machine", found, "tool", answer.Message)
+				if r.expect != nil {
+					return false, fmt.Errorf("%w: the tool refuses the entry of machine %s: %s", ErrPlanChanged, found, answer.Message)
+				}
 				if rendering, err = r.render(); err != nil {
 					return false, r.blame(ctx, due, members, err)
 				}
@@ -390,6 +417,9 @@ func (r *round) bring(ctx context.Context, due []Member, members map[string]orch
 				continue
 			}
 			err = findErr
+		}
+		if err == nil && answer.Code == apply.Moved {
+			return false, fmt.Errorf("%w: member %s: %s", ErrPlanChanged, m.Name, answer.Message)
 		}
 		if err == nil && answer.Code == apply.Stale {
 			return false, r.stale(ctx, members[m.Name], answer)
@@ -504,7 +534,7 @@ func (r *round) send(ctx context.Context, m Member, rendering Rendering, checkOn
 	defer cancel()
 	answer, err := m.Carrier.Apply(ctx, apply.Request{
 		Unit: string(r.loop.group.Unit), Fence: r.fence, Generation: r.group.Generation, SHA256: apply.Sum(rendering.Files), Files: rendering.Files,
-		Rows: len(r.texts()), ShrinkApproved: r.approved, CheckOnly: checkOnly, Cut: r.cut(),
+		Rows: len(r.texts()), ShrinkApproved: r.approved, CheckOnly: checkOnly, Cut: r.cut(), Expect: r.expect[m.Name],
 	})
 	if err != nil {
 		return answer, fmt.Errorf("no answer: %w", err)
@@ -580,7 +610,7 @@ func (r *round) culprit(ctx context.Context, m Member, rendering Rendering, answ
 
 // passesWithout checks the state without some entries' newest texts.
 func (r *round) passesWithout(ctx context.Context, m Member, machines []string) (bool, error) {
-	probe := &round{loop: r.loop, fence: r.fence, group: r.group, entries: r.entries, bad: maps.Clone(r.bad), approved: r.approved}
+	probe := &round{loop: r.loop, fence: r.fence, group: r.group, entries: r.entries, bad: maps.Clone(r.bad), approved: r.approved, expect: r.expect}
 	for _, machine := range machines {
 		probe.bad[machine] = "left out for the search"
 	}

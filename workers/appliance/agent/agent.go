@@ -71,6 +71,9 @@ func (j *job) run(ctx context.Context) apply.Answer {
 		return answerf(apply.Broken, "%v: repair or remove it", err)
 	}
 	j.state = state
+	if j.req.ReadOnly {
+		return j.observe(ctx)
+	}
 	if err := validate(j.req, j.places); err != nil {
 		return answerf(apply.Refused, "%v", err)
 	}
@@ -93,6 +96,9 @@ func (j *job) run(ctx context.Context) apply.Answer {
 	}
 	if j.req.CheckOnly {
 		return j.checkOnly(ctx)
+	}
+	if answer, ok := j.expected(); !ok {
+		return answer
 	}
 	return j.change(ctx)
 }

@@ -20,18 +20,23 @@ func acquire(ctx context.Context, path string, wait time.Duration) (release func
 	if err != nil {
 		return nil, err
 	}
+	return flock(ctx, f, syscall.LOCK_EX, wait)
+}
+
+// flock locks an open file, and closes it when it cannot.
+func flock(ctx context.Context, f *os.File, how int, wait time.Duration) (release func(), err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, errBusy)
 	defer cancel()
 	ticker := time.NewTicker(lockPoll)
 	defer ticker.Stop()
 	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
 		if err == nil {
 			return func() { _ = f.Close() }, nil // closing lets go
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
 			_ = f.Close()
-			return nil, &os.PathError{Op: "flock", Path: path, Err: err}
+			return nil, &os.PathError{Op: "flock", Path: f.Name(), Err: err}
 		}
 		select {
 		case <-ticker.C:

@@ -31,6 +31,12 @@ type RowCounter interface {
 	CountRows(files map[string][]byte) int
 }
 
+// Observer is an optional part of a Unit whose Prove has an effect: Observe answers the same question and has none. Of a Unit without it
+// Prove is asked.
+type Observer interface {
+	Observe(ctx context.Context) error
+}
+
 // Target is one file's place.
 type Target struct {
 	Path string      // absolute; a symbolic link there is refused

@@ -28,6 +28,11 @@ type Request struct {
 	CheckOnly bool `json:"check_only,omitempty"`
 	// Cut lists addresses whose connections end once the new state is live (firewall only).
 	Cut []netip.Addr `json:"cut,omitempty"`
+	// ReadOnly asks what is live and touches nothing: Unit and Rows are all it carries besides. The answer is Observed with Live.
+	ReadOnly bool `json:"read_only,omitempty"`
+	// Expect is the SumLive of what must lie in the unit's places when the apply begins; anything else is answered Moved and left as it
+	// is. "" expects nothing.
+	Expect string `json:"expect,omitempty"`
 }
 
 // File is one file of the state. Name is a plain name that the unit knows ("hosts.conf"); the agent's configuration says where it goes.
@@ -57,6 +62,8 @@ const (
 	Applied     Code = "applied"     // live and read back
 	Unchanged   Code = "unchanged"   // was live already, read back, nothing restarted
 	Checked     Code = "checked"     // CheckOnly: the candidate passes
+	Observed    Code = "observed"    // ReadOnly: Live says what is there
+	Moved       Code = "moved"       // something else lies there than Request.Expect says; nothing was touched
 	Stale       Code = "stale"       // a lower fence or generation than the agent has seen: the asker is not in charge any more
 	Newer       Code = "newer"       // the appliance holds a newer generation than the store: halted until an operator's word
 	Shrink      Code = "shrink"      // would remove too many rows: halted until an operator's word
@@ -79,4 +86,5 @@ type Answer struct {
 	// Line is where the tool found the fault, for Culprit: File is a Request file's name, Line counts from 1, 0 when the tool gave none.
 	File string `json:"file,omitempty"`
 	Line int    `json:"line,omitempty"`
+	Live *Live  `json:"live,omitempty"` // for Observed
 }

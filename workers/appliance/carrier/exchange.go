@@ -18,6 +18,7 @@ import (
 // Bounds, in bytes, of what we take from an appliance.
 const (
 	maxAnswer  = 1 << 20
+	maxLive    = 2*apply.MaxLive + maxAnswer // of an answer with the live files, whose bytes JSON may write as two
 	maxMessage = 2000
 	maxStderr  = 16 << 10
 )
@@ -25,15 +26,23 @@ const (
 // codes are the answers that there are.
 var codes = []apply.Code{
 	apply.Applied, apply.Unchanged, apply.Checked, apply.Stale, apply.Newer, apply.Shrink, apply.Culprit, apply.Restored, apply.Broken,
-	apply.Refused, apply.Busy, apply.Unsupported,
+	apply.Refused, apply.Busy, apply.Unsupported, apply.Observed, apply.Moved,
+}
+
+// room is how long the answer to a request may be.
+func room(req apply.Request) int {
+	if req.ReadOnly {
+		return maxLive
+	}
+	return maxAnswer
 }
 
 // errNoAnswer says that the output ended before an answer did.
 var errNoAnswer = errors.New("no answer")
 
 // readAnswer reads one answer, and no further: what holds the output open afterwards does not matter.
-func readAnswer(r io.Reader) (apply.Answer, error) {
-	decoder := json.NewDecoder(io.LimitReader(r, maxAnswer))
+func readAnswer(r io.Reader, room int) (apply.Answer, error) {
+	decoder := json.NewDecoder(io.LimitReader(r, int64(room)))
 	decoder.DisallowUnknownFields()
 	var a apply.Answer
 	if err := decoder.Decode(&a); err != nil {
@@ -49,7 +58,39 @@ func readAnswer(r io.Reader) (apply.Answer, error) {
 		return apply.Answer{}, fmt.Errorf("%w: negative numbers", errNoAnswer)
 	}
 	a.Message, a.File = printable(a.Message), printable(a.File)
+	if (a.Code == apply.Observed) != (a.Live != nil) {
+		return apply.Answer{}, fmt.Errorf("%w: code %q, and live files: %t", errNoAnswer, a.Code, a.Live != nil)
+	}
+	if a.Live != nil {
+		if err := checkLive(a.Live); err != nil {
+			return apply.Answer{}, fmt.Errorf("%w: %w", errNoAnswer, err)
+		}
+	}
 	return a, nil
+}
+
+// maxFiles bounds the files of a unit; ours have one each.
+const maxFiles = 64
+
+// checkLive bounds what an appliance says to have. Contents stay as they are: whoever shows them cleans them.
+func checkLive(l *apply.Live) error {
+	if len(l.Files) > maxFiles || l.Rows < 0 || l.Interrupted < 0 {
+		return errors.New("live: too many files, or negative numbers")
+	}
+	total := 0
+	for i, f := range l.Files {
+		total += len(f.Content)
+		sum, err := hex.DecodeString(f.SHA256)
+		if err != nil || len(sum) != 32 && (f.Exists || len(sum) != 0) {
+			return fmt.Errorf("live: sha256 %q is none", printable(f.SHA256))
+		}
+		l.Files[i].Name = printable(f.Name)
+	}
+	if total > 2*apply.MaxLive {
+		return fmt.Errorf("live: more than %d bytes", 2*apply.MaxLive)
+	}
+	l.Fault, l.Shrinks = printable(l.Fault), printable(l.Shrinks)
+	return nil
 }
 
 // printable makes one line of bounded length out of an appliance's words, which end up on operators' terminals.

@@ -141,6 +141,11 @@ func exchanges(t *testing.T, c appliance.Carrier, dir string) {
 			t.Errorf("%d bytes at the far side, %v, %+v", len(text), err, answer)
 		}
 	}
+	// What is read back is longer than other answers may be.
+	answer, err := c.Apply(t.Context(), apply.Request{Unit: "dhcp", ReadOnly: true})
+	if err != nil || answer.Code != apply.Observed || len(answer.Live.Files) != 1 || answer.Live.Files[0].Content != strings.Repeat("a line of eighteen\n", 100_000) {
+		t.Errorf("read-only: %v, code %s", err, answer.Code)
+	}
 }
 
 func TestLocal(t *testing.T) {

@@ -44,7 +44,7 @@ func (e Exec) Apply(ctx context.Context, req apply.Request) (apply.Answer, error
 	ctx, cancel := withTimeout(ctx, e.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, e.Argv[0], e.Argv[1:]...)
-	var out limited
+	out := limited{max: room(req)}
 	var complaint stderr
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(body), &out, &complaint
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -53,7 +53,7 @@ func (e Exec) Apply(ctx context.Context, req apply.Request) (apply.Answer, error
 		return apply.Answer{}, orchestrator.Errorf(op, orchestrator.Permanent, "%s: %w", e.Argv[0], err)
 	}
 	runErr := cmd.Wait()
-	answer, err := readAnswer(&out.Buffer)
+	answer, err := readAnswer(&out.Buffer, out.max)
 	if err == nil {
 		return answer, nil
 	}
@@ -82,10 +82,13 @@ func exitCode(err error) int {
 }
 
 // limited keeps as much as an answer may have.
-type limited struct{ bytes.Buffer }
+type limited struct {
+	bytes.Buffer
+	max int
+}
 
 func (l *limited) Write(p []byte) (int, error) {
-	if room := maxAnswer - l.Len(); room > 0 {
+	if room := l.max - l.Len(); room > 0 {
 		l.Buffer.Write(p[:min(room, len(p))])
 	}
 	return len(p), nil

@@ -97,7 +97,7 @@ func (s *SSH) Apply(ctx context.Context, req apply.Request) (apply.Answer, error
 	}
 	defer client.Close() //nolint:errcheck // the answer is here or it is not
 	guard := watch(ctx, client, s.cfg.Keepalive)
-	answer, err := s.exchange(client, body)
+	answer, err := s.exchange(client, body, room(req))
 	cause := guard.stop()
 	if err == nil {
 		return answer, nil
@@ -168,7 +168,7 @@ func loginRefused(err error) bool {
 }
 
 // exchange runs the command. From its start on, an end without an answer is Unknown: closing a session ends no process over there.
-func (s *SSH) exchange(client *ssh.Client, body []byte) (apply.Answer, error) {
+func (s *SSH) exchange(client *ssh.Client, body []byte, room int) (apply.Answer, error) {
 	const op = "carrier.SSH"
 	session, err := client.NewSession()
 	if err != nil {
@@ -184,7 +184,7 @@ func (s *SSH) exchange(client *ssh.Client, body []byte) (apply.Answer, error) {
 	if err := session.Start(Command); err != nil {
 		return apply.Answer{}, orchestrator.Errorf(op, orchestrator.Unknown, "%s: start: %w", s.cfg.Address, err)
 	}
-	answer, err := readAnswer(output)
+	answer, err := readAnswer(output, room)
 	if err == nil {
 		return answer, nil // the exit status would say no more, and a daemon may hold the output open
 	}
