@@ -3,6 +3,7 @@ package install
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"slipway/orchestrator"
 )
@@ -10,7 +11,10 @@ import (
 // place promises the machine everything it needs in the transaction that commits the step, or nothing.
 func place(_ context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
 	request := orchestrator.PlaceRequest{Machine: s.Machine.ID, Image: s.Machine.Image, Plan: s.Machine.Plan, Pool: s.Machine.PoolWanted}
-	s.Machine.Presence = orchestrator.Planned // absent until here when the run was rewound
+	if s.Machine.Presence == orchestrator.Absent { // the run was rewound: the name is the machine's again before it gets a place
+		s.Machine.Presence = orchestrator.Planned
+		return orchestrator.WaitFor("", time.Millisecond, "waiting to be placed again")
+	}
 	outcome, _ := orchestrator.Finished("host, storage, addresses, MAC and console port are reserved")
 	outcome.Decide = func(ledger *orchestrator.Ledger) (orchestrator.Placement, json.RawMessage, error) {
 		return ledger.Place(s.Estate, request)

@@ -224,6 +224,73 @@ func TestRewindIsCanceled(t *testing.T) {
 	}
 }
 
+// What is under way when the run turns has ended before its undo, whatever it is.
+func TestRewindOfARunThatWaits(t *testing.T) {
+	want := undisturbed(t)
+	met := map[string]bool{}
+	for n := range 25 {
+		s := site(t)
+		run := s.Begin(install.Name)
+		for range n {
+			s.Round(run)
+			s.Pass()
+		}
+		before := s.Run(run)
+		if before.Status != orchestrator.StatusWaiting || !slices.Contains(orchestrator.Targets(before, s.Process(install.Name), orchestrator.VerbRewind), "create_machine") {
+			continue
+		}
+		met[before.Step] = true
+		ask(t, s, run, orchestrator.VerbRewind, "create_machine")
+		s.Settle()
+		ended(t, s, run, orchestrator.StatusDone)
+		same(t, s, want)
+	}
+	if len(met) < 6 {
+		t.Errorf("only met at %v", met)
+	}
+}
+
+// A machine that waits for a place again keeps its name, and can be uninstalled.
+func TestRewindToAPlaceThatIsGone(t *testing.T) {
+	s, run := parkedAt(t, "verify", false)
+	s.Estate.Pools[0].Images = nil
+	ask(t, s, run, orchestrator.VerbRewind, "place")
+	for range 50 {
+		s.Round(run)
+		s.Pass()
+		if s.Run(run).State == "queued" {
+			s.Round(run)
+			break
+		}
+	}
+	if r := s.Run(run); r.State != "queued" || r.Undoing || s.Machine().Presence != orchestrator.Planned {
+		t.Fatalf("in %s, undoing %t, %s: %s", r.State, r.Undoing, s.Machine().Presence, r.Reason)
+	}
+	second := s.Begin(uninstall.Name)
+	s.Settle()
+	ended(t, s, run, orchestrator.StatusCanceled)
+	ended(t, s, second, orchestrator.StatusDone)
+	if left := s.World.Describe(); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestPanelHearsOfARewind(t *testing.T) {
+	s, run := parkedAt(t, "verify", false)
+	ask(t, s, run, orchestrator.VerbRewind, "create_machine")
+	s.Settle()
+	var heard []orchestrator.EventData
+	for _, e := range s.Events() {
+		if e.Type == orchestrator.EventRewound {
+			heard = append(heard, orchestratortest.DataOf(t, e))
+		}
+	}
+	if len(heard) != 1 || heard[0].State != "placed" || heard[0].Status != orchestrator.StatusRunning || heard[0].Step != "create_machine" ||
+		heard[0].Message != "rewind to create_machine by 1000:op: the test says so" {
+		t.Errorf("%+v", heard)
+	}
+}
+
 func TestRewindTwice(t *testing.T) {
 	want := undisturbed(t)
 	s, run := parkedAt(t, "verify", false)
