@@ -5,12 +5,14 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"slipway/internal/service"
 	"slipway/orchestrator"
 	"slipway/orchestrator/install"
 	"slipway/orchestrator/uninstall"
 	"slipway/schemas"
+	"slipway/sim/winrm"
 	"slipway/sim/xapi"
 	"slipway/sim/xapi/replay"
 	"slipway/sim/xvp"
@@ -94,6 +96,7 @@ func (checkCmd) Run(e *env) error {
 
 type simCmd struct {
 	Xapi   simXapiCmd   `cmd:"" help:"A XenServer pool: JSON-RPC, XML-RPC, tasks, events, consoles."`
+	WinRM  simWinRMCmd  `cmd:"" name:"winrm" help:"A Windows guest's WinRM: what slipway's own jobs ask of it."`
 	Replay simReplayCmd `cmd:"" help:"Play recordings of a real toolstack against the XenAPI simulator and print how far they agree."`
 	XVP    simXVPCmd    `cmd:"" name:"xvp" help:"A stand-in for xvp; takes xvp's own options." passthrough:""`
 }
@@ -112,6 +115,22 @@ type simXapiCmd struct {
 func (c simXapiCmd) Run(e *env) error {
 	return xapi.Main(e.ctx, xapi.Options{Listen: c.Listen, User: c.User, Password: orchestrator.NewSecret(c.Password), TLS: c.TLS,
 		Hosts: c.Hosts, Seed: c.Seed, Faults: c.Faults, Latency: c.Latency, Logger: e.log}, e.stdout)
+}
+
+type simWinRMCmd struct {
+	Listen           string        `help:"HOST:PORT." required:""`
+	User             string        `help:"The installer's account." default:"slipway"`
+	Password         string        `help:"Its password; better in the environment." required:"" env:"SLIPWAY_SIM_PASSWORD"`
+	Name             string        `help:"Computer name." default:"WIN-TEMPLATE"`
+	TLS              bool          `help:"Serve https; the certificate's pin is printed." name:"tls"`
+	AllowBasic       bool          `help:"Take Basic beside NTLM."`
+	AllowUnencrypted bool          `help:"Take messages in the clear."`
+	Boot             time.Duration `help:"How long each phase of a first boot lasts; 0 is ready at once."`
+}
+
+func (c simWinRMCmd) Run(e *env) error {
+	return winrm.Main(e.ctx, winrm.Options{Listen: c.Listen, User: c.User, Password: orchestrator.NewSecret(c.Password), Name: c.Name, TLS: c.TLS,
+		AllowBasic: c.AllowBasic, AllowUnencrypted: c.AllowUnencrypted, Boot: c.Boot, Logger: e.log}, e.stdout)
 }
 
 type simReplayCmd struct {

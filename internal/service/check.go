@@ -67,12 +67,12 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 			}
 			for _, p := range cfg.Pools {
 				for image := range p.Images {
-					if !slices.Contains(catalogue.Images(), image) {
-						return "", fmt.Errorf("pools.%s.images: no catalogue entry serves %q; there are %v", p.ID, image, catalogue.Images())
+					if !slices.Contains(offered(catalogue), image) {
+						return "", fmt.Errorf("pools.%s.images: no catalogue entry that can be ordered serves %q; there are %v", p.ID, image, offered(catalogue))
 					}
 				}
 			}
-			return fmt.Sprintf("%d images", len(catalogue.Images())), nil
+			return fmt.Sprintf("%d images", len(offered(catalogue))), nil
 		}},
 		{"database", func(ctx context.Context) (string, error) {
 			dsn, err := DatabaseURL(cfg)

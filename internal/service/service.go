@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -87,7 +88,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	if err != nil {
 		return nil, fmt.Errorf("templates: %w", err)
 	}
-	s.Estate = cfg.Estate(catalogue.Images())
+	s.Estate = cfg.Estate(offered(catalogue))
 	if err := s.Estate.Validate(); err != nil {
 		return nil, err
 	}
@@ -409,6 +410,15 @@ func readLoginKey(cfg *config.Config) (cryptossh.Signer, error) {
 		return nil, errors.New("is not a private SSH key without a passphrase: make one with `ssh-keygen -t ed25519 -N ''`")
 	}
 	return signer, nil
+}
+
+// offered are the images that can be ordered: those whose guests are reached over SSH. The Windows entries wait for an administrator's
+// password that the customer can be told.
+func offered(catalogue *postinstall.Catalogue) []string {
+	return slices.DeleteFunc(catalogue.Images(), func(image string) bool {
+		entry, err := catalogue.Entry(image)
+		return err != nil || entry.Transport != postinstall.TransportSSH
+	})
 }
 
 func consoleHosts(cfg *config.Config) map[string]string {
