@@ -24,6 +24,9 @@ import (
 	"slipway/orchestrator"
 )
 
+// requestTimeout bounds one request: what it asks of the store, the broker and the pools ends with it.
+const requestTimeout = 3 * time.Minute
+
 // maxBody bounds what an operator's verb may send: an order is at most 1 MiB.
 const maxBody = 4 << 20
 
@@ -52,6 +55,7 @@ func (s *Service) serveAPI(ctx context.Context) error {
 	}
 	server := &http.Server{
 		Handler: s.routes(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: requestTimeout + 30*time.Second, IdleTimeout: 2 * time.Minute,
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, actorKey{}, peer(c))
@@ -112,6 +116,9 @@ func (s *Service) routes() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, do func(*http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+			defer cancel()
+			r = r.WithContext(ctx)
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			answer, err := do(r)
 			if err != nil {
