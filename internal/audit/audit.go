@@ -15,8 +15,19 @@ import (
 	"slipway/workers/hypervisor/xapi"
 )
 
-// tagMachine is the other_config key under which a VM names its machine.
+// tagMachine is the other_config key under which a VM names its machine. A clone that nobody has shaped has no tag and is a template still;
+// cloned is its name.
 const tagMachine = "slipway_machine"
+
+var cloned = regexp.MustCompile(`^slipway-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-.+-[0-9]+$`)
+
+// owner is the machine that a VM is of, by its tag or by its clone's name, "" for none.
+func owner(tag, name string) string {
+	if m := cloned.FindStringSubmatch(name); tag == "" && m != nil {
+		return m[1]
+	}
+	return tag
+}
 
 // World is what was read.
 type World struct {
@@ -27,10 +38,10 @@ type World struct {
 	Consoles []Console
 }
 
-// VM is a virtual machine of a pool (templates, snapshots and control domains are left out).
+// VM is a virtual machine of a pool (templates that are no clones of ours, snapshots and control domains are left out).
 type VM struct {
 	Pool, UUID, Name string
-	Machine          string // from the tag
+	Machine          string // from the tag, or the name of a clone that was never shaped
 	Power            string
 	MACs             []string // in the order of the devices
 	Disks            int
@@ -97,10 +108,11 @@ func (w *World) ReadPool(ctx context.Context, pool string, client *xapi.Client) 
 		}
 	}
 	for _, vm := range vms {
-		if vm.Snapshot || vm.Control || vm.Template && vm.OtherConfig[tagMachine] == "" {
+		machine := owner(vm.OtherConfig[tagMachine], vm.Name)
+		if vm.Snapshot || vm.Control || vm.Template && machine == "" {
 			continue
 		}
-		out := VM{Pool: pool, UUID: vm.UUID, Name: vm.Name, Machine: vm.OtherConfig[tagMachine], Power: vm.Power}
+		out := VM{Pool: pool, UUID: vm.UUID, Name: vm.Name, Machine: machine, Power: vm.Power}
 		slices.SortFunc(vm.VIFs, func(a, b string) int { return strings.Compare(vifs[a].Device, vifs[b].Device) })
 		for _, ref := range vm.VIFs {
 			out.MACs = append(out.MACs, strings.ToLower(vifs[ref].MAC))

@@ -181,3 +181,16 @@ func FuzzRead(f *testing.F) {
 		w.Compare(machines())
 	})
 }
+
+func TestUnshapedCloneHasAnOwner(t *testing.T) {
+	for _, tc := range []struct{ tag, name, want string }{
+		{one, "web-1", one},
+		{"", "slipway-" + one + "-" + two + "-3", one},
+		{"", "slipway-template-1", ""},
+		{"", "debian-12", ""},
+	} {
+		if got := owner(tc.tag, tc.name); got != tc.want {
+			t.Errorf("owner(%q, %q) is %q, want %q", tc.tag, tc.name, got, tc.want)
+		}
+	}
+}
