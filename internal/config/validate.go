@@ -18,6 +18,14 @@ import (
 	"slipway/orchestrator"
 )
 
+// maxLease bounds how long the runs of a worker that died stand still.
+const maxLease = time.Hour
+
+// name is fit for a group or member: it goes into leases, keys, file names and lists, where a space would end it.
+var name = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+const nameFix = "use 1 to 63 letters, digits, dots, dashes and underscores"
+
 // Validate checks what can be known without touching anything. A refusal is orchestrator.FieldErrors.
 func (c *Config) Validate() error {
 	var errs orchestrator.FieldErrors
@@ -67,16 +75,27 @@ func (c *Config) Validate() error {
 	default:
 		add("queue.kind", fmt.Sprintf("%q is unknown", clip(c.Queue.Kind)), "use embedded or amqp")
 	}
-	if c.Lease < time.Second {
+	switch {
+	case c.Lease < time.Second:
 		add("lease", fmt.Sprintf("%s is too short to be kept", c.Lease), "use 1m, and at least 1s")
+	case c.Lease > maxLease:
+		add("lease", fmt.Sprintf("%s is how long the runs of a dead worker would stand still", c.Lease), "use 1m, and at most 1h")
+	}
+	if c.Listen != "" {
+		if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
+			add("listen", fmt.Sprintf("%q is not HOST:PORT", clip(c.Listen)), "write one such as 127.0.0.1:9180")
+		}
 	}
 	groups := map[string]Group{}
 	for i, g := range c.Groups {
 		field := fmt.Sprintf("groups[%d]", i)
-		if g.ID != "" {
-			field = "groups." + g.ID
-		} else {
+		switch {
+		case g.ID == "":
 			add(field+".id", "is missing", "name the group")
+		case !name.MatchString(g.ID):
+			add(field+".id", fmt.Sprintf("%q is not a name", clip(g.ID)), nameFix)
+		default:
+			field = "groups." + g.ID
 		}
 		if _, twice := groups[g.ID]; twice {
 			add(field, "is there twice", "give each group a name of its own")
@@ -197,11 +216,23 @@ func (g Group) validate(field string, add func(field, problem, fix string)) {
 	if g.MinApplied < 1 || g.MinApplied > len(g.Members) {
 		add(field+".min_applied", fmt.Sprintf("%d is out of range", g.MinApplied), fmt.Sprintf("use 1 to %d", len(g.Members)))
 	}
+	for pool, account := range g.Accounts {
+		at := field + ".accounts." + pool
+		if account.User == "" {
+			add(at+".user", "is missing", "name xvp's account at the pool")
+		}
+		if account.Password.IsZero() {
+			add(at+".password", "is missing", "say where the account's password is")
+		}
+	}
 	seen := map[string]bool{}
 	for i, m := range g.Members {
 		at := fmt.Sprintf("%s.members[%d]", field, i)
-		if m.Name == "" {
+		switch {
+		case m.Name == "":
 			add(at+".name", "is missing", "name the appliance")
+		case !name.MatchString(m.Name):
+			add(at+".name", fmt.Sprintf("%q is not a name", clip(m.Name)), nameFix)
 		}
 		if seen[m.Name] {
 			add(at+".name", fmt.Sprintf("%q is there twice", clip(m.Name)), "give each member a name of its own")
