@@ -194,6 +194,17 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// An appliance's host key is exchanged with both pinned, as the handbook says.
+func TestTwoHostKeysOfAMember(t *testing.T) {
+	one := `key: {file: agents.key}, host_key: "` + hostKey + `"`
+	for keys, valid := range map[string]bool{hostKey + `\n` + hostKey + ` new\n`: true, hostKey + `\nno key`: false} {
+		_, err := Load(write(t, strings.Replace(good, one, `key: {file: agents.key}, host_key: "`+keys+`"`, 1)))
+		if (err == nil) != valid {
+			t.Errorf("%q: %v", keys, err)
+		}
+	}
+}
+
 func TestUnreadable(t *testing.T) {
 	for _, tc := range []struct{ name, text, want string }{
 		{"unknown key", "quee: {}\n", `line 1: unknown key "quee"; did you mean "queue"?`},

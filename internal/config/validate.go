@@ -244,7 +244,7 @@ func (g Group) validate(field string, add func(field, problem, fix string)) {
 		if m.SSH != nil && m.SSH.Key.IsZero() {
 			add(at+".ssh.key", "is missing", "name the private key that the appliance's forced command belongs to")
 		}
-		if m.SSH != nil && !isPublicKey(m.SSH.HostKey) {
+		if m.SSH != nil && !arePublicKeys(m.SSH.HostKey) {
 			add(at+".ssh.host_key", "is not a public SSH key", "pin the appliance's: the line of its /etc/ssh/ssh_host_ed25519_key.pub")
 		}
 		if m.SSH != nil {
@@ -261,6 +261,12 @@ func (g Group) validate(field string, add func(field, problem, fix string)) {
 func isPublicKey(line string) bool {
 	_, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(line))
 	return err == nil && len(rest) == 0
+}
+
+// arePublicKeys takes several, a line each: an appliance's old and new one while it is exchanged.
+func arePublicKeys(lines string) bool {
+	keys := strings.Split(strings.TrimSpace(lines), "\n")
+	return !slices.ContainsFunc(keys, func(line string) bool { return !isPublicKey(line) })
 }
 
 func isSHA256(s string) bool {
