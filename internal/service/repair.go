@@ -139,7 +139,7 @@ func (s *Service) adoptable(ctx context.Context, m orchestrator.Machine, answer 
 	vm, err := s.Xapi.FindMachine(ctx, orchestrator.MachineRef{Pool: m.Placement.Pool, Machine: m.ID, VM: m.VM})
 	if errors.Is(err, orchestrator.ErrNotFound) {
 		return &api.Error{Code: api.CodeConflict, Next: "slipway explain " + m.ID,
-			Message: fmt.Sprintf("pool %s has no VM that carries the tag other_config:slipway_machine=%s: there is nothing to adopt", m.Placement.Pool, m.ID)}
+			Message: fmt.Sprintf("pool %s has no VM that carries the tag other_config:slipway_machine=%s with its own uuid as slipway_self: there is nothing to adopt", m.Placement.Pool, m.ID)}
 	}
 	if err != nil {
 		return err

@@ -1,0 +1,13 @@
+package demo
+
+import "context"
+
+// Call asks a pool, from 0, in an administrator's name and over the wire: what somebody does there past slipway.
+func (s *Site) Call(ctx context.Context, pool int, result any, method string, args ...any) error {
+	c, err := s.world.pools[pool].client()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }() // the session ends with the simulator at the latest
+	return c.Call(ctx, method, result, args...)
+}
