@@ -284,12 +284,16 @@ func (t *tick) open(c *Commit, machine Machine) {
 
 func (t *tick) wait(ctx context.Context, s *Step, outcome Outcome) (bool, error) {
 	policy := t.row.Policy.WithDefaults()
-	if over := t.now.Sub(t.held.Run.StepSince) - policy.Budget; over > 0 {
+	inLine := outcome.Wait.Key == WakeCapacity // which does not count, whoever says it
+	if over := t.now.Sub(t.held.Run.StepSince) - policy.Budget; over > 0 && !inLine {
 		return t.giveUp(ctx, s, Transient, fmt.Sprintf("waited longer than %s: %s", policy.Budget, outcome.Wait.Reason))
 	}
 	c := t.newCommit()
 	c.Changes = outcome.Changes
 	c.Run.Handles, c.Run.Kind = s.Run.Handles, ""
+	if inLine {
+		c.Run.Kind, c.Run.StepSince = Exhausted, t.now
+	}
 	t.takeMachine(&c, s)
 	poll := outcome.Wait.Poll
 	if poll == 0 {

@@ -252,6 +252,24 @@ func TestWaitingForCapacityUsesNothingUp(t *testing.T) {
 	}
 }
 
+// A step that looks for its turn more often than the engine does stands in the same line.
+func TestWaitForCapacityUsesNoBudgetUp(t *testing.T) {
+	b := newBench(t, true, orchestrator.Row{
+		Do: func(context.Context, *step) (outcome, error) {
+			return orchestrator.WaitFor(orchestrator.WakeCapacity, time.Second, "for its turn to clone")
+		},
+		Policy: orchestrator.Policy{Budget: 10 * time.Minute},
+	})
+	for range 20 {
+		b.drive()
+		b.now = b.now.Add(time.Hour)
+		b.claimAgain()
+	}
+	if c := b.last(); c.Run.Status != orchestrator.StatusWaiting || c.Run.Kind != orchestrator.Exhausted || !c.Run.WakeAt.Before(b.now) {
+		t.Errorf("%s %s %q", c.Run.Status, c.Run.Kind, c.Run.Reason)
+	}
+}
+
 func TestBudgetEndsWaiting(t *testing.T) {
 	b := newBench(t, true, orchestrator.Row{
 		Do: func(context.Context, *step) (outcome, error) {
