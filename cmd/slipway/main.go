@@ -55,6 +55,8 @@ type cli struct {
 	IP      ipCmd      `cmd:"" name:"ip" help:"Addresses: list, mark as foreign, free."`
 	Pool    poolCmd    `cmd:"" help:"Pools and their room."`
 	Group   groupCmd   `cmd:"" help:"Appliance groups: list, resume a halted member, approve a shrink."`
+	Plan    planCmd    `cmd:"" help:"Show what would change on the appliances against what is live, and what pools have that nobody knows; touch nothing."`
+	Apply   applyCmd   `cmd:"" help:"Apply exactly what a plan showed, by its hash, or refuse."`
 	Dead    deadCmd    `cmd:"" help:"Orders that were refused: list, show, requeue, drop."`
 	Graph   graphCmd   `cmd:"" help:"Draw a process as Mermaid."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of a message."`

@@ -141,6 +141,8 @@ func (s *Service) routes() http.Handler {
 	handle("POST /v1/addresses", s.postAddress)
 	handle("DELETE /v1/addresses", s.deleteAddress)
 	handle("GET /v1/groups", s.getGroups)
+	handle("GET /v1/plan", s.getPlan)
+	handle("POST /v1/plan/apply", s.postApplyPlan)
 	handle("POST /v1/groups/{group}/members/{member}/resume", s.postResume)
 	handle("POST /v1/groups/{group}/approve-shrink", s.postApproveShrink)
 	handle("GET /v1/dead", s.getDead)

@@ -304,6 +304,7 @@ func (s *Service) applianceGroups(tree fs.FS) ([]appliance.Group, error) {
 		if group.Unit == orchestrator.Firewall {
 			group.Addresses = firewallAddresses
 		}
+		group.Names, group.Redact = reading(group.Unit)
 		for _, m := range g.Members {
 			c, err := openCarrier(m, s.log)
 			if err != nil {

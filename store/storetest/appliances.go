@@ -189,7 +189,8 @@ func appliances(t *testing.T, h Harness) {
 		if n, err := b.store.ShrinkApproved(t.Context(), group); n != 7 || err != nil {
 			t.Errorf("approved %d: %v", n, err)
 		}
-		if n := b.value(`SELECT count(*) FROM acts WHERE actor = '0:root' AND reason <> ''`); n != 3 {
+		must(t, b.store.RecordAct(t.Context(), "0:root", "apply-plan", "0123", "a hand edit"))
+		if n := b.value(`SELECT count(*) FROM acts WHERE actor = '0:root' AND reason <> ''`); n != 4 {
 			t.Errorf("%d acts in the journal", n)
 		}
 	})

@@ -207,6 +207,11 @@ func (s *Store) DropAddress(ctx context.Context, pool string, a netip.Addr, acto
 	})
 }
 
+// RecordAct implements orchestrator.Operators.
+func (s *Store) RecordAct(ctx context.Context, actor, verb, subject, reason string) error {
+	return s.transact(ctx, "store.RecordAct", func(ctx context.Context, tx Tx) error { return act(ctx, tx, actor, verb, subject, reason) })
+}
+
 func (s *Store) lockLedger(ctx context.Context, tx Tx) error {
 	lock, ok := s.db.LockLedger()
 	if !ok {
