@@ -29,7 +29,7 @@ func (s *Service) act(verb string) func(*http.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		_, active, err := s.activeRun(ctx, m.ID)
+		active, err := s.atRest(ctx, m.ID, verb)
 		if err != nil {
 			return nil, err
 		}
@@ -60,6 +60,12 @@ func (s *Service) act(verb string) func(*http.Request) (any, error) {
 		if step != "" && strings.TrimSpace(ask.Reason) == "" {
 			return nil, orchestrator.FieldErrors{{Field: "reason", Problem: "is missing: " + verb + " goes past what the table would do by itself", Fix: "say why with --reason; it goes into the journal"}}
 		}
+		if active, err = s.atRest(ctx, m.ID, verb); err != nil {
+			return nil, err
+		}
+		if active == nil {
+			return nil, &api.Error{Code: api.CodeConflict, Message: "the run has ended meanwhile", Next: "slipway show " + m.ID}
+		}
 		run, err := s.Store.Intervene(ctx, orchestrator.Intervention{Run: active.ID, Verb: verb, Step: step, Actor: actor(ctx), Reason: ask.Reason, Now: time.Now()})
 		if err != nil {
 			return nil, err
@@ -69,6 +75,28 @@ func (s *Service) act(verb string) func(*http.Request) (any, error) {
 		answer.Done, answer.Run = true, &view
 		return answer, nil
 	}
+}
+
+// atRest reads the machine's active run. A waiting run is taken up every few seconds for a moment in which most verbs do not go: that moment
+// is waited out.
+func (s *Service) atRest(ctx context.Context, machine, verb string) (active *orchestrator.RunView, err error) {
+	const looks, pause = 40, 50 * time.Millisecond
+	for range looks {
+		if _, active, err = s.activeRun(ctx, machine); err != nil || active == nil {
+			return nil, err
+		}
+		if active.Status != orchestrator.StatusRunning || slices.Contains(s.exits(*active), verb) {
+			break
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, ctx.Err()
+		case <-timer.C:
+		}
+	}
+	return active, nil
 }
 
 // step is the one that a verb is about, "" for retry and cancel.
