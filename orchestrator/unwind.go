@@ -69,15 +69,15 @@ func (t *tick) turn(ctx context.Context) (bool, error) {
 // back commits an undone row and opens the undo of the one before it.
 func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error) {
 	run := t.held.Run
-	if run.Successor != "" {
-		return t.handOver(ctx, s, outcome)
-	}
 	state := run.State
 	if state == t.row.To {
 		var err error
 		if state, err = fire(ctx, t.process, state, undoEvent(t.row)); err != nil {
 			return t.fail(ctx, s, E("engine", Permanent, err))
 		}
+	}
+	if run.Successor != "" {
+		return t.handOver(ctx, s, outcome, state)
 	}
 	c := t.newCommit()
 	c.Changes = outcome.Changes
@@ -104,7 +104,7 @@ func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 }
 
 // handOver ends the run in favour of the process that asked for it, in one commit.
-func (t *tick) handOver(ctx context.Context, s *Step, outcome Outcome) (bool, error) {
+func (t *tick) handOver(ctx context.Context, s *Step, outcome Outcome, state State) (bool, error) {
 	run := t.held.Run
 	successor, ok := t.processes[run.Successor]
 	if !ok {
@@ -113,6 +113,7 @@ func (t *tick) handOver(ctx context.Context, s *Step, outcome Outcome) (bool, er
 	c := t.newCommit()
 	c.Changes = outcome.Changes
 	c.Ended = t.end(OutcomeUndone, "", outcome.Summary, outcome.Detail)
+	c.Run.State = state
 	c.end(StatusCanceled, run.Cancel)
 	next := successor.NewRun(run.SuccessorID, run.Machine, Order{}, t.now)
 	c.Next = &next // the store fills in its order

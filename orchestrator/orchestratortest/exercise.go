@@ -227,6 +227,7 @@ func (s *Site) same(want []string) {
 	if diff := difference(want, s.Describe()); diff != "" {
 		s.Errorf("the end is another one (- undisturbed, + this):\n%s\njournal:\n%s", diff, strings.Join(s.Journal(), "\n"))
 	}
+	s.Replays()
 }
 
 func difference(want, got []string) string {
@@ -424,6 +425,7 @@ func (s *Site) gone(run string, before []string) {
 
 func (s *Site) nothingLeft(before []string) {
 	s.Helper()
+	s.Replays()
 	if diff := difference(before, s.remains()); diff != "" {
 		s.Errorf("something is left (- before, + now):\n%s\njournal:\n%s", diff, strings.Join(s.Journal(), "\n"))
 	}

@@ -316,6 +316,26 @@ func (s *Site) Journal() []string {
 	return lines
 }
 
+// Replays checks that the journal of each of the machine's runs leads to the state where it stands.
+func (s *Site) Replays() {
+	s.Helper()
+	attempts, err := s.Store.Attempts(s.ctx(), s.machine)
+	s.must(err)
+	runs, err := s.Store.Runs(s.ctx(), orchestrator.RunFilter{Machine: s.machine})
+	s.must(err)
+	for _, run := range runs {
+		moves, end := orchestrator.Replay(s.ctx(), run.Run, s.Process(run.Process), attempts)
+		if end != run.State {
+			s.Errorf("the journal of run %s leads to %s, it stands in %s", run.ID, end, run.State)
+		}
+		for _, m := range moves {
+			if m.Problem != "" {
+				s.Errorf("line %d of the journal: %s", m.ID, m.Problem)
+			}
+		}
+	}
+}
+
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
