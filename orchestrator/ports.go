@@ -46,6 +46,8 @@ type MachineRef struct {
 	Pool    string
 	Machine string // our id, in the VM's tag
 	VM      string // XenAPI uuid, "" before it is known
+	// LookOnly makes FindMachine remove nothing: an operator's look changes nothing.
+	LookOnly bool
 }
 
 // MachineSpec is what create_machine wants.

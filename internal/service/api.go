@@ -344,7 +344,7 @@ func (s *Service) observe(ctx context.Context, m orchestrator.Machine) []string 
 	if m.Placement.IsZero() {
 		say("nothing is reserved for it")
 	} else {
-		vm, err := s.Xapi.FindMachine(ctx, orchestrator.MachineRef{Pool: m.Placement.Pool, Machine: m.ID, VM: m.VM})
+		vm, err := s.Xapi.FindMachine(ctx, orchestrator.MachineRef{Pool: m.Placement.Pool, Machine: m.ID, VM: m.VM, LookOnly: true})
 		switch {
 		case errors.Is(err, orchestrator.ErrNotFound):
 			say("pool %s has no VM of it", m.Placement.Pool)

@@ -164,7 +164,7 @@ func undoing(process *orchestrator.Process, from orchestrator.State, step string
 func (s *Service) adoptable(ctx context.Context, m orchestrator.Machine, answer *api.Acted) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	vm, err := s.Xapi.FindMachine(ctx, orchestrator.MachineRef{Pool: m.Placement.Pool, Machine: m.ID, VM: m.VM})
+	vm, err := s.Xapi.FindMachine(ctx, orchestrator.MachineRef{Pool: m.Placement.Pool, Machine: m.ID, VM: m.VM, LookOnly: true})
 	if errors.Is(err, orchestrator.ErrNotFound) {
 		return &api.Error{Code: api.CodeConflict, Next: "slipway explain " + m.ID,
 			Message: fmt.Sprintf("pool %s has no VM that carries the tag other_config:slipway_machine=%s with its own uuid as slipway_self: there is nothing to adopt", m.Placement.Pool, m.ID)}

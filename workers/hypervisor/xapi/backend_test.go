@@ -728,6 +728,31 @@ func TestSecondVMThatRunsIsNeitherRemovedNorForgotten(t *testing.T) {
 	}
 }
 
+// TestLookRemovesNothing: an operator looks while two clones of one machine are there and none is recorded. A step's look keeps one of them.
+func TestLookRemovesNothing(t *testing.T) {
+	w := open(t, sim.Config{})
+	for attempt := 1; attempt <= 2; attempt++ {
+		task, err := w.StartClone(t.Context(), w.spec(1, attempt))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.ended(t, task)
+	}
+	ref := w.spec(1, 1).MachineRef
+	for _, tc := range []struct {
+		lookOnly bool
+		left     int
+	}{{true, 2}, {false, 1}} {
+		ref.LookOnly = tc.lookOnly
+		if _, err := w.FindMachine(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(w.vms(t)); n != tc.left {
+			t.Errorf("look only %v: %d VMs are left, want %d", tc.lookOnly, n, tc.left)
+		}
+	}
+}
+
 func TestDiskThatAnotherVMUsesStays(t *testing.T) {
 	w := open(t, sim.Config{})
 	one, two := w.spec(1, 1), w.spec(2, 1)

@@ -72,6 +72,9 @@ func (b *Backend) FindMachine(ctx context.Context, ref orchestrator.MachineRef) 
 		return orchestrator.VM{}, orchestrator.Errorf("xapi.FindMachine", orchestrator.Transient, "pool %s has no VM of machine %s: %w", p.id, ref.Machine, orchestrator.ErrNotFound)
 	}
 	for _, other := range found[1:] {
+		if ref.LookOnly {
+			break
+		}
 		if _, err := p.removeExtra(ctx, other); err != nil {
 			return orchestrator.VM{}, err
 		}
