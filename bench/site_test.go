@@ -152,7 +152,7 @@ func (s *site) mustBeDone(tb testing.TB, runs []string) {
 
 const (
 	rows    = 11 // as many as the install table has
-	handles = 3  // as many as an install without a fault records: the tasks of clone and start, and the job in the guest
+	handles = 3  // a few, such as the tasks of clone and start and the job in the guest
 )
 
 // noop is a table whose steps do nothing, so that a step is its commits alone; the first ones record a handle each.
