@@ -188,7 +188,11 @@ func (l *loop) run(ctx context.Context) {
 			busy = true
 		case <-catchUp.C:
 		}
-		if busy && !sleep(ctx, max(l.Gather, l.group.Interval-time.Since(l.last))) {
+		pause := l.group.Interval - time.Since(l.last) // a round to catch up keeps the interval as well
+		if busy {
+			pause = max(pause, l.Gather)
+		}
+		if pause > 0 && !sleep(ctx, pause) {
 			return
 		}
 		refresh := time.Since(refreshed) > l.Refresh
