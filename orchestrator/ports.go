@@ -154,6 +154,8 @@ type SRInventory struct {
 type Installer interface {
 	// Ports are what the image's installer needs to reach, its login port first. An unknown image is kind Permanent.
 	Ports(image string) ([]uint16, error)
+	// Serves are the TCP ports on which every finished guest of the image answers whoever its firewall lets through.
+	Serves(image string) ([]uint16, error)
 	// Probe looks whether the guest answers and is the one expected: TCP, banner, host key. Kind Transient while it is not up yet;
 	// Permanent when something else answers there.
 	Probe(ctx context.Context, g Guest) (evidence string, err error)
@@ -222,11 +224,22 @@ type Inspection struct {
 
 // Prober looks from the pool's probe point, as a customer would.
 type Prober interface {
-	// Open reports whether a TCP connection is answered; the error is for a probe that could not be made.
-	Open(ctx context.Context, pool string, target netip.AddrPort) (bool, error)
+	// TryPort asks for a TCP connection and tells what it met; the error is for a probe that could not be made.
+	TryPort(ctx context.Context, pool string, target netip.AddrPort) (PortAnswer, error)
 	// Console shakes hands with the machine's console (RFB, the given password).
 	Console(ctx context.Context, m Machine) error
 }
+
+// PortAnswer is what a TCP connection met.
+type PortAnswer string
+
+const (
+	PortOpen PortAnswer = "open"
+	// PortRefused is a reset: the packet came as far as a machine that does not listen there.
+	PortRefused PortAnswer = "refused"
+	// PortSilent is no answer in time, or a router's word that nobody is there: what a packet meets that a firewall drops.
+	PortSilent PortAnswer = "silent"
+)
 
 // Vault makes and opens what must not be read in the store.
 type Vault interface {

@@ -28,23 +28,25 @@ func (p Prober) timeout() time.Duration {
 	return p.Timeout
 }
 
-// Open implements orchestrator.Prober. Silence, a refusal and an unreachable answer all mean closed.
-func (p Prober) Open(ctx context.Context, _ string, target netip.AddrPort) (bool, error) {
+// TryPort implements orchestrator.Prober. Only a reset counts as refused: that a host or a network is unreachable is said by a router on
+// the way, or by nobody.
+func (p Prober) TryPort(ctx context.Context, _ string, target netip.AddrPort) (orchestrator.PortAnswer, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, p.timeout())
 	defer cancel()
 	conn, err := p.Dial(dialCtx, "tcp", target.String())
 	if err == nil {
-		return true, conn.Close()
+		return orchestrator.PortOpen, conn.Close()
 	}
 	var timeout net.Error
 	switch {
 	case ctx.Err() != nil:
-		return false, ctx.Err()
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH),
-		errors.As(err, &timeout) && timeout.Timeout():
-		return false, nil
+		return "", ctx.Err()
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
+		return orchestrator.PortRefused, nil
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.As(err, &timeout) && timeout.Timeout():
+		return orchestrator.PortSilent, nil
 	default:
-		return false, orchestrator.Errorf("probe", orchestrator.Transient, "%s: %w", target, err)
+		return "", orchestrator.Errorf("probe", orchestrator.Transient, "%s: %w", target, err)
 	}
 }
 

@@ -50,6 +50,6 @@ func New(p Ports) *orchestrator.Process {
 			Marks:  marks{Check: true, UndoneWith: "create_machine"}},
 		row{From: "post_installed", Step: "open_firewall", To: "rules_opened", Reserve: reserveCustomerRules,
 			Do: awaitGroup(p.Desired, firewallGroup), Undo: uninstall.DropRules(p.Desired)},
-		row{From: "rules_opened", Step: "verify", To: "production_ready", Do: verify(p.Hypervisor, p.Prober), Marks: marks{Check: true}},
+		row{From: "rules_opened", Step: "verify", To: "production_ready", Do: verify(p.Hypervisor, p.Installer, p.Prober), Marks: marks{Check: true}},
 	}}
 }

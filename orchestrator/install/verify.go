@@ -9,11 +9,8 @@ import (
 	"slipway/orchestrator"
 )
 
-// sshPort is where every finished machine of the catalogue listens, so an allowed and a refused connection can both be told.
-const sshPort = 22
-
 // verify looks at the finished machine as a customer would, from the pool's probe point, and then gives it its final name.
-func verify(h orchestrator.Hypervisor, p orchestrator.Prober) act {
+func verify(h orchestrator.Hypervisor, i orchestrator.Installer, p orchestrator.Prober) act {
 	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
 		m := s.Machine
 		vm, err := h.FindMachine(ctx, s.Ref())
@@ -29,8 +26,12 @@ func verify(h orchestrator.Hypervisor, p orchestrator.Prober) act {
 		if !target.IsValid() {
 			target = m.Placement.Private
 		}
-		for _, port := range probePorts {
-			if err := s.Check(ctx, probe(ctx, p, *m, netip.AddrPortFrom(target, port))); err != nil {
+		serves, err := i.Serves(m.Image)
+		if err != nil {
+			return orchestrator.Outcome{}, err
+		}
+		for _, port := range probePorts(serves) {
+			if err := s.Check(ctx, probe(ctx, p, *m, netip.AddrPortFrom(target, port), slices.Contains(serves, port))); err != nil {
 				return orchestrator.Outcome{}, err
 			}
 		}
@@ -44,28 +45,49 @@ func verify(h orchestrator.Hypervisor, p orchestrator.Prober) act {
 	}
 }
 
-// probe tries whether a port of the machine is what its rules say, open or shut.
-func probe(ctx context.Context, p orchestrator.Prober, m orchestrator.Machine, target netip.AddrPort) error {
+// probe tries whether a port of the machine is what its rules say. Where nobody is let in the firewall drops, so only silence is right: a
+// refusal is the guest's own and means that the packet came past the firewall. Where everybody is let in, a port that the image serves
+// answers. Where some are, the probe point may be one of them or not.
+func probe(ctx context.Context, p orchestrator.Prober, m orchestrator.Machine, target netip.AddrPort, served bool) error {
 	port := target.Port()
-	want := allowsEverybody(m.Firewall, port)
-	open, err := p.Open(ctx, m.Placement.Pool, target)
+	answer, err := p.TryPort(ctx, m.Placement.Pool, target)
 	switch {
 	case err != nil:
 		return err
-	case want && !open:
-		return orchestrator.Errorf("verify", orchestrator.Transient, "port %d of %s is allowed and does not answer", port, target.Addr())
-	case !want && open && !allowsSomebody(m.Firewall, port):
-		return orchestrator.Errorf("verify", orchestrator.Transient, "port %d of %s is not allowed and answers", port, target.Addr())
+	case served && allowsEverybody(m.Firewall, port):
+		switch answer {
+		case orchestrator.PortSilent:
+			return orchestrator.Errorf("verify", orchestrator.Transient, "port %d of %s is allowed and does not answer", port, target.Addr())
+		case orchestrator.PortRefused:
+			return orchestrator.Errorf("verify", orchestrator.Transient, "port %d of %s is allowed and refused: what should listen there in the guest does not", port, target.Addr())
+		}
+	case !allowsSomebody(m.Firewall, port):
+		switch answer {
+		case orchestrator.PortOpen:
+			return orchestrator.Errorf("verify", orchestrator.Transient, "port %d of %s is not allowed and answers", port, target.Addr())
+		case orchestrator.PortRefused:
+			return orchestrator.Errorf("verify", orchestrator.Transient,
+				"port %d of %s is not allowed and refused: the firewall should have dropped it silently, and the guest has seen it", port, target.Addr())
+		}
 	}
 	return nil
 }
 
-// probePorts tell something: SSH listens for sure; the installer's WinRM port must be shut by now.
-var probePorts = [...]uint16{sshPort, 5986}
+// probePorts are those that the image serves, and those of the installers: most of them are shut by now, and that can be told as well.
+func probePorts(serves []uint16) []uint16 {
+	ports := append(slices.Clone(serves), sshPort, winrmPort)
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+const (
+	sshPort   = 22
+	winrmPort = 5986
+)
 
 // allowsEverybody is true when the probe point must get through, wherever it stands.
 func allowsEverybody(rules []orchestrator.FirewallRule, port uint16) bool {
-	return port == sshPort && slices.ContainsFunc(rules, func(r orchestrator.FirewallRule) bool { return r.Source.Bits() == 0 && letsIn(r, port) })
+	return slices.ContainsFunc(rules, func(r orchestrator.FirewallRule) bool { return r.Source.Bits() == 0 && letsIn(r, port) })
 }
 
 func allowsSomebody(rules []orchestrator.FirewallRule, port uint16) bool {

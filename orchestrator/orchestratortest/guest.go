@@ -17,6 +17,9 @@ const bootRounds = 2
 // templateKey is the host key that every guest has until its job has given it its own.
 const templateKey = "ssh-ed25519 TEMPLATE"
 
+// servedBy is where a finished guest listens.
+var servedBy = []uint16{22}
+
 var _ orchestrator.Installer = (*World)(nil)
 
 // leaseOf is the address that the DHCP appliances give a VM, or the one it configures itself where the network is served by others.
@@ -79,6 +82,12 @@ func (w *World) Ports(image string) ([]uint16, error) {
 		return nil, orchestrator.Errorf("Ports", orchestrator.Permanent, "the catalogue has no %q", image)
 	}
 	return []uint16{22}, nil
+}
+
+// Serves implements orchestrator.Installer.
+func (w *World) Serves(image string) ([]uint16, error) {
+	_, err := w.Ports(image)
+	return servedBy, err
 }
 
 // Probe implements orchestrator.Installer.
@@ -184,21 +193,26 @@ func (w *World) Leave(_ context.Context, g orchestrator.Guest) error {
 // Prober looks into a World as a customer would. It implements orchestrator.Prober.
 type Prober struct{ World *World }
 
-// Open implements orchestrator.Prober.
-func (o Prober) Open(_ context.Context, _ string, target netip.AddrPort) (bool, error) {
-	p, err := o.World.enter("Open")
+// TryPort implements orchestrator.Prober. A guest listens on its image's ports alone and refuses the others.
+func (o Prober) TryPort(_ context.Context, _ string, target netip.AddrPort) (orchestrator.PortAnswer, error) {
+	p, err := o.World.enter("TryPort")
 	if err != nil {
-		return false, err
+		return "", err
 	}
-	open := false
-	if _, entry, ok := o.World.behind(target.Addr()); ok && target.Port() == 22 {
-		for _, rule := range entry.Rules {
-			for _, ports := range rule.Ports {
-				open = open || rule.Protocol == "tcp" && ports.First <= 22 && 22 <= ports.Last
-			}
+	answer := orchestrator.PortSilent
+	if _, entry, ok := o.World.behind(target.Addr()); ok && (o.World.Leaky || admits(entry, target.Port())) {
+		answer = orchestrator.PortRefused
+		if slices.Contains(servedBy, target.Port()) && !o.World.Deaf {
+			answer = orchestrator.PortOpen
 		}
 	}
-	return open, o.World.pass(p, After)
+	return answer, o.World.pass(p, After)
+}
+
+func admits(entry orchestrator.FirewallEntry, port uint16) bool {
+	return slices.ContainsFunc(entry.Rules, func(rule orchestrator.FirewallRule) bool {
+		return rule.Protocol == "tcp" && slices.ContainsFunc(rule.Ports, func(p orchestrator.PortRange) bool { return p.First <= port && port <= p.Last })
+	})
 }
 
 // Console implements orchestrator.Prober.

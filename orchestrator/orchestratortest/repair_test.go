@@ -369,7 +369,7 @@ func TestForcePassesChecksAndNeverEffects(t *testing.T) {
 		return s, run
 	}
 	t.Run("check", func(t *testing.T) {
-		for _, call := range []string{"Console", "Open"} {
+		for _, call := range []string{"Console", "TryPort"} {
 			s, run := park(t, call)
 			ended(t, s, run, orchestrator.StatusDone)
 			if journal := strings.Join(s.Journal(), "\n"); !strings.Contains(journal, "force by 1000:op: the test says so past: ") {

@@ -441,3 +441,28 @@ func TestCloneWhoseAnswerWasLostIsNotLeft(t *testing.T) {
 		})
 	}
 }
+
+// A firewall that lets everything through, and a guest in which nothing listens, are each told from what they should be.
+func TestVerifyTellsAFirewallFromAGuest(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(*orchestratortest.World)
+		want    string
+	}{
+		"leaky firewall": {func(w *orchestratortest.World) { w.Leaky = true }, "port 5986 of 198.51.100.10 is not allowed and refused"},
+		"deaf guest":     {func(w *orchestratortest.World) { w.Deaf = true }, "port 22 of 198.51.100.10 is allowed and refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := site(t)
+			c.prepare(s.World)
+			run := s.Begin(install.Name)
+			for range 5 {
+				s.Settle()
+				s.Now = s.Now.Add(time.Hour)
+			}
+			parked := ended(t, s, run, orchestrator.StatusParked)
+			if parked.Step != "verify" || !strings.Contains(parked.Reason, c.want) {
+				t.Errorf("at %s: %s", parked.Step, parked.Reason)
+			}
+		})
+	}
+}

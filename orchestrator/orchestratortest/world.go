@@ -28,6 +28,10 @@ type World struct {
 	FailJobs int
 	// JobExit is what they end with; 0 is 100, which may be better the next time.
 	JobExit int
+	// Leaky firewalls drop nothing.
+	Leaky bool
+	// Deaf guests have nothing that listens.
+	Deaf bool
 	// Culprit names entries that break their appliance's file, and the line that the tool says; "" is a good one.
 	Culprit func(orchestrator.Entry) string
 

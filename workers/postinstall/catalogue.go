@@ -67,6 +67,7 @@ type Entry struct {
 	// Packages are installed where they are missing, by the system's own package manager and from its own sources.
 	Packages []string
 	Ports    []uint16 // what the installer's firewall rule opens; the first one is the one that is dialled
+	Serves   []uint16 // where every finished guest answers, as verify tries it; Ports when the manifest says nothing
 	Steps    []Step   // in order; the last one is the checks
 	// AddOn is what is installed on top of the family's system, "" for the plain system.
 	AddOn string
@@ -177,6 +178,7 @@ type manifest struct {
 	Packages []string       `yaml:"packages"`
 	Account  string         `yaml:"account"`
 	Ports    []uint16       `yaml:"ports"`
+	Serves   []uint16       `yaml:"serves"`
 	Steps    []manifestStep `yaml:"steps"`
 	Checks   manifestChecks `yaml:"checks"`
 	// Files go along with the job; Params are constants of its scripts.
@@ -209,7 +211,10 @@ func loadEntry(fsys fs.FS, dir string) (Entry, error) {
 	}
 	entry := Entry{
 		Family: m.Family, Images: m.Images, Transport: m.Transport, User: m.Login.User, Become: m.Login.Become, Account: m.Account,
-		HostKey: m.HostKey, Packages: m.Packages, Ports: m.Ports, Params: m.Params,
+		HostKey: m.HostKey, Packages: m.Packages, Ports: m.Ports, Serves: m.Serves, Params: m.Params,
+	}
+	if entry.Serves == nil {
+		entry.Serves = entry.Ports
 	}
 	steps := append(slices.Clone(m.Steps), manifestStep{Name: "checks", Script: m.Checks.Script, Timeout: m.Checks.Timeout})
 	if entry.Steps, err = readSteps(fsys, m.Transport, chain, steps); err != nil {
@@ -267,6 +272,9 @@ func (m *manifest) check(dir string) error {
 	}
 	if len(m.Ports) == 0 || slices.Contains(m.Ports, 0) {
 		bad("ports", "is empty or has a 0", "list the ports that the installer needs, e.g. [22]")
+	}
+	if slices.Contains(m.Serves, 0) {
+		bad("serves", "has a 0", "list the ports on which every finished guest answers, e.g. [22], or leave it out")
 	}
 	checkSteps(m.Steps, bad)
 	checkParams(m.Params, bad)

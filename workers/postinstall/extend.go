@@ -72,6 +72,9 @@ func (m *manifest) inherit(parent manifest) {
 	if m.Ports == nil {
 		m.Ports = parent.Ports
 	}
+	if m.Serves == nil {
+		m.Serves = parent.Serves
+	}
 	if m.Steps == nil {
 		m.Steps = parent.Steps
 	}

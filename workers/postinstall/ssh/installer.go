@@ -79,6 +79,12 @@ func (i *Installer) Ports(image string) ([]uint16, error) {
 	return slices.Clone(entry.Ports), err
 }
 
+// Serves lists where every finished guest of the image answers.
+func (i *Installer) Serves(image string) ([]uint16, error) {
+	entry, err := i.config.Catalogue.Entry(image)
+	return slices.Clone(entry.Serves), err
+}
+
 // Probe logs in and out again. The evidence names the server's version and whose host key it showed.
 func (i *Installer) Probe(ctx context.Context, g orchestrator.Guest) (string, error) {
 	const op = "ssh.Probe"

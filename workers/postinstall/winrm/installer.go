@@ -102,11 +102,22 @@ func (i *Installer) entry(op, image string) (postinstall.Entry, error) {
 // Ports lists what an image's installer needs to reach, its login port first. An image that no entry serves is Permanent.
 func (i *Installer) Ports(image string) ([]uint16, error) {
 	entry, err := i.entry("winrm.Ports", image)
-	ports := slices.Clone(entry.Ports)
+	return i.listeners(entry.Ports), err
+}
+
+// Serves lists where every finished guest of the image answers.
+func (i *Installer) Serves(image string) ([]uint16, error) {
+	entry, err := i.entry("winrm.Serves", image)
+	return i.listeners(entry.Serves), err
+}
+
+// listeners are ports as the guests have them: without TLS WinRM listens elsewhere.
+func (i *Installer) listeners(ports []uint16) []uint16 {
+	ports = slices.Clone(ports)
 	if n := slices.Index(ports, PortHTTPS); i.config.HTTP && n >= 0 {
 		ports[n] = PortHTTP
 	}
-	return ports, err
+	return ports
 }
 
 // Probe logs in and asks whether Windows has finished its setup: until then accounts, names and the listener still change under our
