@@ -178,6 +178,29 @@ func (l *Ledger) promise(pool Pool, host, sr string, req PlaceRequest) Placement
 	return p
 }
 
+// Follow moves the memory that a placed machine was promised to the host of its pool where it turned out to run. A host that the ledger does
+// not know, or whose memory is promised to others by now, leaves the promise where it is: the machine runs there all the same, and nobody is
+// promised what is not there.
+func (l *Ledger) Follow(p Placement, plan Plan, host string) Placement {
+	pool := l.Pools[p.Pool]
+	if pool == nil || host == "" || host == p.Host {
+		return p
+	}
+	at := func(uuid string) int {
+		return slices.IndexFunc(pool.Hosts, func(h HostLedger) bool { return h.UUID == uuid })
+	}
+	to := at(host)
+	if to < 0 || pool.Hosts[to].MemoryMiB-pool.Hosts[to].ReservedMiB < plan.MemoryMiB {
+		return p
+	}
+	pool.Hosts[to].ReservedMiB += plan.MemoryMiB
+	if from := at(p.Host); from >= 0 {
+		pool.Hosts[from].ReservedMiB -= plan.MemoryMiB
+	}
+	p.Host = host
+	return p
+}
+
 func (l *Ledger) freeAddress(s Subnet) netip.Addr {
 	for _, r := range s.Ranges {
 		for a := r.First; a.IsValid() && r.Contains(a); a = a.Next() {

@@ -279,3 +279,36 @@ func hasRoom(l *orchestrator.Ledger, e *orchestrator.Estate, req orchestrator.Pl
 	}
 	return false
 }
+
+func TestFollow(t *testing.T) {
+	plan := request().Plan
+	for name, tt := range map[string]struct {
+		host     string
+		promised int64 // of the second host before
+		moves    bool
+	}{
+		"the same host":    {"pool-a-host-1", 0, false},
+		"one with room":    {"pool-a-host-2", 0, true},
+		"just enough room": {"pool-a-host-2", 3072, true},
+		"promised":         {"pool-a-host-2", 3073, false},
+		"unknown":          {"elsewhere", 0, false},
+		"halted meanwhile": {"", 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := emptyLedger()
+			p, _, err := l.Place(orchestratortest.Estate(), request())
+			if err != nil {
+				t.Fatal(err)
+			}
+			hosts := l.Pools["pool-a"].Hosts
+			hosts[1].ReservedMiB = tt.promised
+			want, first, second := p, int64(1024), tt.promised
+			if tt.moves {
+				want.Host, first, second = tt.host, 0, tt.promised+1024
+			}
+			if got := l.Follow(p, plan, tt.host); got != want || hosts[0].ReservedMiB != first || hosts[1].ReservedMiB != second {
+				t.Errorf("%+v, promised %d and %d", got, hosts[0].ReservedMiB, hosts[1].ReservedMiB)
+			}
+		})
+	}
+}

@@ -2,6 +2,7 @@ package install
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -41,7 +42,7 @@ func startMachine(h orchestrator.Hypervisor) act {
 		case err != nil:
 			return orchestrator.Outcome{}, err
 		case vm.Power == "running":
-			return orchestrator.Finished("VM %s runs on host %s", vm.UUID, vm.Host)
+			return runsOn(s, vm)
 		case ended:
 			return orchestrator.Outcome{}, orchestrator.Errorf("start_machine", orchestrator.Transient, "VM %s was started and is %s", vm.UUID, vm.Power)
 		}
@@ -62,4 +63,17 @@ func startMachine(h orchestrator.Hypervisor) act {
 		return do(ctx, s) // it may have ended already
 	}
 	return do
+}
+
+// runsOn ends the step. A machine that came up on another host than the one that place chose takes its promise along.
+func runsOn(s *orchestrator.Step, vm orchestrator.VM) (orchestrator.Outcome, error) {
+	outcome, _ := orchestrator.Finished("VM %s runs on host %s", vm.UUID, vm.Host)
+	placement, plan := s.Machine.Placement, s.Machine.Plan
+	if vm.Host == "" || vm.Host == placement.Host {
+		return outcome, nil
+	}
+	outcome.Decide = func(ledger *orchestrator.Ledger) (orchestrator.Placement, json.RawMessage, error) {
+		return ledger.Follow(placement, plan, vm.Host), nil, nil
+	}
+	return outcome, nil
 }

@@ -344,6 +344,37 @@ func TestFullHostIsAnEdgeNotAFailure(t *testing.T) {
 	if !strings.Contains(strings.Join(s.World.Describe(), "\n"), "running on pool-a-host-2") {
 		t.Errorf("%v", s.World.Describe())
 	}
+	ledger, err := s.Store.Ledger(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts := ledger.Pools["pool-a"].Hosts
+	if m := s.Machine(); hosts[0].ReservedMiB != 0 || hosts[1].ReservedMiB != m.Plan.MemoryMiB || m.Placement.Host != hosts[1].UUID {
+		t.Errorf("the promise stays behind: %d and %d MiB, placed on %s", hosts[0].ReservedMiB, hosts[1].ReservedMiB, m.Placement.Host)
+	}
+}
+
+// The other host's memory may be promised by the time the machine comes up there: the install goes on, and nothing is promised twice.
+func TestFullHostWhoseNeighbourIsPromised(t *testing.T) {
+	s := site(t)
+	run := s.Begin(install.Name)
+	s.Committed = func(c orchestrator.Commit) {
+		if c.Run.ID != run || c.Run.State != "placed" {
+			return
+		}
+		s.Committed = nil
+		s.World.FillHost("pool-a", "pool-a-host-1")
+		full := orchestratortest.Inventories()[0]
+		full.Hosts[1].MemoryMiB = 512
+		if err := s.Store.SyncPool(t.Context(), full); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Settle()
+	ended(t, s, run, orchestrator.StatusDone)
+	if m := s.Machine(); m.Placement.Host != "pool-a-host-1" {
+		t.Errorf("placed on %s", m.Placement.Host)
+	}
 }
 
 func installed(t *testing.T, s *orchestratortest.Site) (run string) {
