@@ -2,12 +2,15 @@ package orchestrator
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
 	"maps"
 	"reflect"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -215,7 +218,7 @@ func (t *tick) advance(ctx context.Context, s *Step, outcome Outcome, how string
 		return t.fail(ctx, s, E("engine", Permanent, err))
 	}
 	c := t.newCommit()
-	c.Changes, c.Decide = outcome.Changes, outcome.Decide
+	c.Changes, c.Decide = outcome.Changes, guarded(s, outcome.Decide)
 	c.Ended = t.end(how, "", outcome.Summary, outcome.Detail)
 	machine := *s.Machine
 	machine.State = string(state)
@@ -402,6 +405,54 @@ func (t *tick) giveUp(ctx context.Context, s *Step, kind Kind, message string) (
 		t.parkIn(&c, s.Machine, kind, message)
 	}
 	return t.save(ctx, c)
+}
+
+// Abandon parks a run whose tick panicked with value: kind Permanent, for no repetition helps before somebody has read the stack, which is
+// the caller's to log. Of the value only a runtime error is told as it is; another may have a secret in it and is told by its type.
+// What the tick had recorded stays; an error means the same as from Tick.
+func (e *Engine) Abandon(ctx context.Context, now time.Time, held *Claim, value any) error {
+	message := "the step panicked with " + Panic(value) + "; the worker's log has the stack"
+	process, ok := e.processes[held.Run.Process]
+	if !ok {
+		_, err := e.park(ctx, now, held, Permanent, message)
+		return err
+	}
+	t := &tick{Engine: e, process: process, now: now, held: held}
+	if held.Run.Undoing {
+		t.row, ok = t.rowNamed(held.Run.Step)
+	} else {
+		t.row, ok = process.RowFrom(held.Run.State)
+	}
+	if !ok {
+		_, err := e.park(ctx, now, held, Permanent, message)
+		return err
+	}
+	_, err := t.giveUp(ctx, t.step(), Permanent, message)
+	return err
+}
+
+// guarded makes a decision that panics refuse its own commit: it runs in the store's transaction, where whoever ticks cannot recover it.
+func guarded(s *Step, decide func(*Ledger) (Placement, json.RawMessage, error)) func(*Ledger) (Placement, json.RawMessage, error) {
+	if decide == nil {
+		return nil
+	}
+	return func(l *Ledger) (p Placement, detail json.RawMessage, err error) {
+		defer func() {
+			if value := recover(); value != nil {
+				s.Log.Error("a decision panicked", "panic", Panic(value), "stack", string(debug.Stack()))
+				err = Errorf(s.Run.Step, Permanent, "the decision panicked with %s; the worker's log has the stack", Panic(value))
+			}
+		}()
+		return decide(l)
+	}
+}
+
+// Panic says what something panicked with, without what may be a secret.
+func Panic(value any) string {
+	if err, ok := value.(runtime.Error); ok {
+		return printable(err.Error())
+	}
+	return fmt.Sprintf("a %T", value)
 }
 
 // park stops a run that its table cannot lead on, in no direction: a cancel does not turn it round either.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -160,8 +161,17 @@ func (d *Driver) drive(ctx context.Context, h *hold, claim orchestrator.Claim) {
 	}
 }
 
-// tick goes from step to step. nil means that the engine has put the run down.
-func (d *Driver) tick(ctx context.Context, claim *orchestrator.Claim) error {
+// tick goes from step to step. nil means that the engine has put the run down. A step that panics parks its run and nobody else's: the
+// worker and what else it has in hand go on.
+func (d *Driver) tick(ctx context.Context, claim *orchestrator.Claim) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			d.Log.Error("a step panicked", "run", claim.Run.ID, "step", claim.Run.Step, "panic", orchestrator.Panic(value), "stack", string(debug.Stack()))
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+			defer cancel()
+			err = d.Engine.Abandon(ctx, d.Now(), claim, value)
+		}
+	}()
 	for {
 		more, err := d.Engine.Tick(ctx, d.Now(), claim)
 		switch {

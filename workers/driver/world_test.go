@@ -141,6 +141,12 @@ func (w *world) Commit(ctx context.Context, commits []orchestrator.Commit) []orc
 			results[i].Err = orchestrator.E("commit", orchestrator.Conflict, orchestrator.ErrFenced)
 			continue
 		}
+		if c.Decide != nil {
+			if _, _, err := c.Decide(nil); err != nil {
+				results[i].Err = err
+				continue
+			}
+		}
 		w.commits++
 		*run = c.Run
 		run.LeaseUntil = time.Now().Add(w.length)
