@@ -5,6 +5,7 @@ package intake
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,10 +36,17 @@ type Config struct {
 	Log         *slog.Logger
 	Accepted    func() // called after a run was committed
 	Now         func() time.Time
+	// Tries is how often this worker tries an order that fails though the database is there; default 8, which takes ten minutes. Pause is
+	// the first one between two, doubled each time up to queue.MaxDelay; default 5 s.
+	Tries int
+	Pause time.Duration
 }
 
 // Intake turns orders into runs. Safe for concurrent use.
-type Intake struct{ Config }
+type Intake struct {
+	Config
+	failures *failures
+}
 
 // New makes an Intake.
 func New(c Config) *Intake {
@@ -48,24 +56,33 @@ func New(c Config) *Intake {
 	if c.Accepted == nil {
 		c.Accepted = func() {}
 	}
-	return &Intake{Config: c}
+	if c.Tries == 0 {
+		c.Tries = 8
+	}
+	if c.Pause == 0 {
+		c.Pause = 5 * time.Second
+	}
+	return &Intake{Config: c, failures: &failures{counts: map[[sha256.Size]byte]int{}}}
 }
 
-// Handle is a queue.Handler: it acknowledges what is committed, lays aside what can never be carried out, and keeps the rest for later.
+// Handle is a queue.Handler: it acknowledges what is committed, lays aside what can never be carried out, and keeps the rest for later: for
+// as long as it takes while the database is away, and up to Tries times, each after a longer pause, when the order fails in another way.
+// After that it is laid aside too, so that one order that the store cannot take does not hold a place in every worker for ever.
 func (i *Intake) Handle(ctx context.Context, d queue.Delivery) queue.Verdict {
-	_, err := i.Take(ctx, d.Body, "queue")
+	err := i.take(ctx, d.Body)
 	var fields orchestrator.FieldErrors
 	switch {
 	case err == nil:
+		i.failures.forget(d.Body)
 		return queue.Ack()
 	case errors.As(err, &fields):
+		i.failures.forget(d.Body)
 		return queue.Dead(fields.Error())
 	case errors.Is(err, orchestrator.ErrStoreAway) || ctx.Err() != nil:
 		i.Log.Warn("order kept for later", "error", err)
 		return queue.Requeue(retryAfter)
 	default:
-		i.Log.Error("order kept for later", "error", err)
-		return queue.Requeue(retryAfter)
+		return i.again(d.Body, err)
 	}
 }
 

@@ -12,9 +12,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/ssh"
 
+	"slipway/internal/testserver"
 	"slipway/orchestrator"
 	"slipway/orchestrator/install"
 	"slipway/orchestrator/uninstall"
@@ -23,7 +24,7 @@ import (
 	"slipway/workers/vault"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testserver.Main(m) }
 
 // bundle is an intake over a store that answers as told.
 type bundle struct {
@@ -139,6 +140,46 @@ func TestVerdicts(t *testing.T) {
 				t.Errorf("%d refused, %d taken, %d announced", len(b.refused), len(b.taken), b.accepted)
 			}
 		})
+	}
+}
+
+// An order that fails though the database is there is tried again after growing pauses, and then laid aside; an outage in between counts
+// for nothing, and another order's failures neither.
+func TestFailuresAreBounded(t *testing.T) {
+	b := setup(t)
+	b.Tries = 4
+	away := orchestrator.E("store", orchestrator.Transient, orchestrator.ErrStoreAway)
+	o := order()
+	o.ID = "another"
+	var got []string
+	for _, answer := range []error{errors.New("?"), errors.New("?"), away, away, away, errors.New("?"), errors.New("last"), errors.New("?")} {
+		b.answer = answer
+		got = append(got, b.Handle(t.Context(), queue.Delivery{Body: body(t, order())}).String())
+		if answer != away && len(got) < 4 {
+			b.Handle(t.Context(), queue.Delivery{Body: body(t, o)})
+		}
+	}
+	want := []string{
+		"requeue after 5s", "requeue after 10s", "requeue after 5s", "requeue after 5s", "requeue after 5s", "requeue after 20s",
+		"dead: not taken after 4 tries, the last one failed with: last", "requeue after 5s",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A panic over one order is bounded in the same way.
+func TestPanicOverAnOrder(t *testing.T) {
+	b := setup(t)
+	b.Tries = 2
+	b.Installable = func(orchestrator.Order) error { panic("secret words") }
+	for _, want := range []string{"requeue after 5s", "dead: not taken after 2 tries, the last one failed with: intake: intake panicked with a string"} {
+		if got := b.Handle(t.Context(), queue.Delivery{Body: body(t, order())}).String(); got != want {
+			t.Errorf("verdict %q", got)
+		}
+	}
+	if strings.Contains(b.log.String(), "secret words") || !strings.Contains(b.log.String(), "intake_test.go") {
+		t.Errorf("log %s", b.log.String())
 	}
 }
 
