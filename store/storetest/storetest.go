@@ -55,6 +55,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Ledger":      ledgerProperties,
 		"Cancel":      cancel,
 		"Repair":      repair,
+		"Foreign":     foreign,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

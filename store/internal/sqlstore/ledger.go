@@ -154,7 +154,8 @@ func (s *Store) SyncPool(ctx context.Context, inv orchestrator.Inventory) error 
 			ON CONFLICT (pool, uuid) DO UPDATE SET name = excluded.name, bytes = excluded.bytes, shared = excluded.shared, hosts = excluded.hosts, gone = 0`,
 			inv.Pool, r.UUID, r.Name, r.Bytes, flag(r.Shared), list(r.Hosts))
 	}
-	add(`DELETE FROM macs WHERE owner = 'foreign' AND pool = $1 AND mac NOT IN {list $2}`, inv.Pool, list(inv.MACs))
+	add(`DELETE FROM macs WHERE owner = 'foreign' AND pool = $1 AND mac NOT IN {list $2}
+		AND NOT EXISTS (SELECT 1 FROM sightings s WHERE s.kind = 'mac' AND s.value = macs.mac)`, inv.Pool, list(inv.MACs))
 	add(`INSERT INTO macs (mac, pool, owner, state) SELECT value, $2, 'foreign', 'foreign' FROM {list $1} AS seen WHERE true
 		ON CONFLICT (mac) DO NOTHING`, list(inv.MACs), inv.Pool)
 	stmts = append(stmts, wake(orchestrator.WakeCapacity))

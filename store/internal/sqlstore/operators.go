@@ -200,7 +200,7 @@ func (s *Store) DropAddress(ctx context.Context, pool string, a netip.Addr, acto
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Run(ctx, wake(orchestrator.WakeCapacity)); err != nil {
+		if _, err := tx.Run(ctx, forgetSightings(orchestrator.SightedAddress, "", addr(a)), wake(orchestrator.WakeCapacity)); err != nil {
 			return err
 		}
 		return act(ctx, tx, actor, "release-address", addr(a), reason)
