@@ -12,6 +12,7 @@ import (
 
 type poolCmd struct {
 	List poolListCmd `cmd:"" default:"withargs" help:"Pools, hosts, storage and free addresses."`
+	Scan poolScanCmd `cmd:"" help:"Show whose VMs, MACs and addresses a pool has that are not slipway's, and reserve them as foreign."`
 }
 
 type poolListCmd struct{}

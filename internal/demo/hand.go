@@ -11,3 +11,6 @@ func (s *Site) Call(ctx context.Context, pool int, result any, method string, ar
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }() // the session ends with the simulator at the latest
 	return c.Call(ctx, method, result, args...)
 }
+
+// Report is what a guest of a pool, from 0, says of itself: the address behind a MAC.
+func (s *Site) Report(pool int, mac, address string) { s.world.pools[pool].sim.ReportGuest(mac, address) }

@@ -137,6 +137,9 @@ func (s *Service) routes() http.Handler {
 	}
 	handle("GET /v1/replay/{what...}", s.getReplay)
 	handle("GET /v1/pools", s.getPools)
+	handle("POST /v1/pools/{pool}/scan", s.postPoolScan)
+	handle("GET /v1/foreign", s.getForeign)
+	handle("DELETE /v1/foreign", s.deleteForeign)
 	handle("GET /v1/addresses", s.getAddresses)
 	handle("POST /v1/addresses", s.postAddress)
 	handle("DELETE /v1/addresses", s.deleteAddress)
