@@ -4,7 +4,7 @@ GO ?= go
 BIN := bin/slipway
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-quick bench lint generate clean
+.PHONY: help build demo test test-quick fuzz bench lint generate clean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: ## everything, on real servers and tools; installs what it needs (Debian, 
 
 test-quick: ## what runs here without installing anything and without root; lists what it left out
 	scripts/test-quick.sh
+
+fuzz: ## every parser of foreign bytes for FUZZTIME (1m) each; a part of that time is in `make test`
+	scripts/fuzz.sh
 
 bench: ## durable steps per second, commits and round trips per step, restarts per burst
 	scripts/bench.sh
