@@ -26,6 +26,7 @@ type Store interface {
 	Outbox
 	Operators
 	Strangers
+	ConsolePasses
 	Close() error
 }
 

@@ -56,6 +56,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Cancel":      cancel,
 		"Repair":      repair,
 		"Foreign":     foreign,
+		"Passes":      passes,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -267,6 +267,9 @@ func (c *compiler) machine() {
 		}
 		return
 	}
+	if m.Presence == orchestrator.Absent {
+		c.add(`UPDATE console_passes SET revoked_at = {now} WHERE machine = $1 AND revoked_at = 0`, m.ID)
+	}
 	c.add(updateMachine, m.ID, m.Name, m.Hostname, m.Image, m.Plan.VCPUs, m.Plan.MemoryMiB, m.Plan.DiskGiB, text(m.Firewall), text(m.SSHKeys),
 		string(m.Presence), m.State, m.VM, list(m.Disks), addr(m.Address), m.HostKey, []byte(m.HostKeySecret), []byte(m.ConsolePassword), m.Identity,
 		m.PoolWanted, events)
@@ -302,6 +305,9 @@ func (c *compiler) change(change orchestrator.Change) {
 	machine := c.commit.Run.Machine
 	switch change := change.(type) {
 	case orchestrator.PutEntry:
+		if change.Unit == orchestrator.Console {
+			c.revokePasses(change.Group, string(change.Body))
+		}
 		c.add(`UPDATE appliance_groups SET generation = generation + 1 WHERE id = $1 AND NOT EXISTS
 			(SELECT 1 FROM entries WHERE group_id = $1 AND machine = $2 AND removed = 0 AND bad = '' AND body = $3)`,
 			change.Group, machine, string(change.Body))
@@ -312,6 +318,7 @@ func (c *compiler) change(change orchestrator.Change) {
 			WHERE entries.removed = 1 OR entries.bad <> '' OR entries.body <> excluded.body`,
 			change.Group, machine, string(change.Body), string(change.Unit))
 	case orchestrator.DropEntry:
+		c.revokePasses(change.Group, "")
 		c.add(`UPDATE appliance_groups SET generation = generation + 1 WHERE id = $1 AND EXISTS
 			(SELECT 1 FROM entries WHERE group_id = $1 AND machine = $2 AND removed = 0)`, change.Group, machine)
 		c.add(`UPDATE entries SET removed = 1, bad = '', generation = (SELECT generation FROM appliance_groups WHERE id = $1)

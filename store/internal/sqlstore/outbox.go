@@ -39,6 +39,10 @@ const (
 func (s *Store) Prune(ctx context.Context) (int, error) {
 	n := 0
 	err := s.update(ctx, "store.Prune", Stmt{
+		SQL: `DELETE FROM console_passes WHERE hash IN (SELECT hash FROM console_passes
+				WHERE expires_at <= {now} - CAST($1 AS BIGINT) ORDER BY expires_at LIMIT $2 {skip})`,
+		Args: []any{keepPasses.Microseconds(), pruneAtOnce},
+	}, Stmt{
 		SQL: `DELETE FROM outbox WHERE id IN (SELECT id FROM outbox
 				WHERE published_at > 0 AND type <> '` + orchestrator.EventAccepted + `' AND published_at <= {now} - CAST($1 AS BIGINT)
 				ORDER BY published_at LIMIT $2 {skip}) RETURNING id`,

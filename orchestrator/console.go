@@ -1,0 +1,56 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// ErrNotRunning is in the chain of a Display's error when the machine has no screen because it is off.
+var ErrNotRunning = errors.New("the machine is not running")
+
+// Display opens the screens of machines.
+type Display interface {
+	// OpenDisplay connects to the screen of a running machine on the host where it is at this moment. The connection carries RFB
+	// (RFC 6143) from its first byte on; the caller closes it. It breaks when the machine stops, restarts or moves: open it again then.
+	// Kinds: Transient with ErrNotRunning while the machine is off, Transient when its host does not answer, Permanent when the VM is
+	// not the machine's.
+	OpenDisplay(ctx context.Context, ref MachineRef) (net.Conn, error)
+}
+
+// Why a console pass does not open. A pass that nobody issued is ErrNotFound.
+var (
+	ErrPassUsed    = errors.New("the link has been used already")
+	ErrPassExpired = errors.New("the pass has expired")
+	ErrPassRevoked = errors.New("the pass was revoked")
+	ErrPassAddress = errors.New("the pass was issued for another address")
+)
+
+// PassHash is the SHA-256 of a pass's 32 random bytes: all that is kept of it.
+type PassHash [32]byte
+
+// ConsolePass lets one user see one machine's screen. A token is handed out and opens once, for a session; a session is what the user's
+// browser keeps.
+type ConsolePass struct {
+	Machine string
+	User    string     // as whoever asked for it names him; for the audit trail
+	Address netip.Addr // zero: from anywhere
+	Expires time.Time  // by the store's clock
+}
+
+// ConsolePasses keeps who may look at which screen; every Store is one. A console entry that is dropped or changes, and a machine that is
+// absent, revoke the machine's passes in the same transaction.
+type ConsolePasses interface {
+	// IssueToken keeps a token that opens once within life. The machine must be there: ErrNotFound when it is not known, Permanent when
+	// it is recorded absent. Expires is set by the store.
+	IssueToken(ctx context.Context, token PassHash, p ConsolePass, life time.Duration, actor string) (ConsolePass, error)
+	// RedeemToken exchanges a token for a session of at most age, once, whoever tries at the same moment. machine is the one whose page
+	// asks and from the user's address.
+	RedeemToken(ctx context.Context, token, session PassHash, machine string, from netip.Addr, age time.Duration) (ConsolePass, error)
+	// Session returns a session that opens the machine's screen from that address at this moment, or says why it does not.
+	Session(ctx context.Context, session PassHash, machine string, from netip.Addr) (ConsolePass, error)
+	// RevokePasses ends every token and session of a machine and returns how many that were.
+	RevokePasses(ctx context.Context, machine, actor, reason string) (int, error)
+}

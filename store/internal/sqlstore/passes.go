@@ -1,0 +1,145 @@
+package sqlstore
+
+import (
+	"context"
+	"encoding/hex"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"slipway/orchestrator"
+)
+
+// keepPasses is how long a pass that opens nothing any more still says why.
+const keepPasses = 7 * 24 * time.Hour
+
+const passColumns = `machine, viewer, address, expires_at, used_at, revoked_at, CASE WHEN expires_at <= {now} THEN 1 ELSE 0 END`
+
+// pass is a row of console_passes.
+type pass struct {
+	orchestrator.ConsolePass
+	used, revoked, expired int64
+}
+
+func collectPass(into *[]pass) func(Row) error {
+	return func(row Row) error {
+		var p pass
+		err := row.Scan(&p.Machine, &p.User, intoAddr(&p.Address), intoTime(&p.Expires), &p.used, &p.revoked, &p.expired)
+		*into = append(*into, p)
+		return err
+	}
+}
+
+// open says why a pass does not open the machine from there. One that is for another machine is not told apart from none.
+func (p pass) open(op, machine string, from netip.Addr) error {
+	switch {
+	case p.Machine != machine:
+		return notFound(op, "no such pass")
+	case p.revoked != 0:
+		return orchestrator.E(op, orchestrator.Permanent, orchestrator.ErrPassRevoked)
+	case p.used != 0:
+		return orchestrator.E(op, orchestrator.Permanent, orchestrator.ErrPassUsed)
+	case p.expired != 0:
+		return orchestrator.E(op, orchestrator.Permanent, orchestrator.ErrPassExpired)
+	case p.Address.IsValid() && p.Address.Unmap() != from.Unmap():
+		return orchestrator.E(op, orchestrator.Permanent, orchestrator.ErrPassAddress)
+	}
+	return nil
+}
+
+func hash(h orchestrator.PassHash) string { return hex.EncodeToString(h[:]) }
+
+// IssueToken implements orchestrator.ConsolePasses.
+func (s *Store) IssueToken(ctx context.Context, token orchestrator.PassHash, p orchestrator.ConsolePass, life time.Duration, actor string) (orchestrator.ConsolePass, error) {
+	const op = "store.IssueToken"
+	err := s.transact(ctx, op, func(ctx context.Context, tx Tx) error {
+		var machines []orchestrator.Machine
+		if err := one(ctx, tx, `SELECT `+machineColumns+` FROM machines m WHERE m.id = $1 {lock}`, collectMachines(&machines), p.Machine); err != nil {
+			return err
+		}
+		switch {
+		case len(machines) == 0:
+			return notFound(op, "machine %s", p.Machine)
+		case machines[0].Presence == orchestrator.Absent:
+			return orchestrator.Errorf(op, orchestrator.Permanent, "machine %s is removed: it has no console", p.Machine)
+		}
+		err := one(ctx, tx, `INSERT INTO console_passes (hash, kind, machine, viewer, address, expires_at, created_at)
+			VALUES ($1, 'token', $2, $3, $4, {now} + CAST($5 AS BIGINT), {now}) RETURNING expires_at`,
+			func(row Row) error { return row.Scan(intoTime(&p.Expires)) }, hash(token), p.Machine, p.User, addr(p.Address), life.Microseconds())
+		if err != nil {
+			return err
+		}
+		return act(ctx, tx, actor, "console-issue", p.Machine, "for "+strconv.Quote(p.User))
+	})
+	return p, err
+}
+
+// RedeemToken implements orchestrator.ConsolePasses. The token's row is locked: of two who try at once, one is told that it was used.
+func (s *Store) RedeemToken(ctx context.Context, token, session orchestrator.PassHash, machine string, from netip.Addr, age time.Duration) (orchestrator.ConsolePass, error) {
+	const op = "store.RedeemToken"
+	var p orchestrator.ConsolePass
+	err := s.transact(ctx, op, func(ctx context.Context, tx Tx) error {
+		var found []pass
+		err := one(ctx, tx, `SELECT `+passColumns+` FROM console_passes WHERE hash = $1 AND kind = 'token' {lock}`, collectPass(&found), hash(token))
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			return notFound(op, "no such pass")
+		}
+		if err := found[0].open(op, machine, from); err != nil {
+			return err
+		}
+		p = found[0].ConsolePass
+		_, err = tx.Run(ctx,
+			Stmt{SQL: `UPDATE console_passes SET used_at = {now} WHERE hash = $1`, Args: []any{hash(token)}},
+			Stmt{
+				SQL: `INSERT INTO console_passes (hash, kind, machine, viewer, address, expires_at, created_at)
+					VALUES ($1, 'session', $2, $3, $4, {now} + CAST($5 AS BIGINT), {now}) RETURNING expires_at`,
+				Args: []any{hash(session), p.Machine, p.User, addr(p.Address), age.Microseconds()},
+				Scan: func(row Row) error { return row.Scan(intoTime(&p.Expires)) },
+			})
+		return err
+	})
+	return p, err
+}
+
+// Session implements orchestrator.ConsolePasses.
+func (s *Store) Session(ctx context.Context, session orchestrator.PassHash, machine string, from netip.Addr) (orchestrator.ConsolePass, error) {
+	const op = "store.Session"
+	var found []pass
+	err := s.view(ctx, op, Stmt{
+		SQL: `SELECT ` + passColumns + ` FROM console_passes WHERE hash = $1 AND kind = 'session'`, Args: []any{hash(session)}, Scan: collectPass(&found),
+	})
+	if err == nil && len(found) == 0 {
+		err = notFound(op, "no such pass")
+	}
+	if err == nil {
+		err = found[0].open(op, machine, from)
+	}
+	if err != nil {
+		return orchestrator.ConsolePass{}, err
+	}
+	return found[0].ConsolePass, nil
+}
+
+// RevokePasses implements orchestrator.ConsolePasses.
+func (s *Store) RevokePasses(ctx context.Context, machine, actor, reason string) (int, error) {
+	n := 0
+	err := s.transact(ctx, "store.RevokePasses", func(ctx context.Context, tx Tx) error {
+		n = 0
+		err := one(ctx, tx, `UPDATE console_passes SET revoked_at = {now} WHERE machine = $1 AND revoked_at = 0 AND expires_at > {now} RETURNING hash`, counted(&n), machine)
+		if err != nil {
+			return err
+		}
+		return act(ctx, tx, actor, "console-revoke", machine, reason)
+	})
+	return n, err
+}
+
+// revokePasses ends the machine's passes when its console entry is about to go (body "") or to become another.
+func (c *compiler) revokePasses(group, body string) {
+	c.add(`UPDATE console_passes SET revoked_at = {now} WHERE machine = $1 AND revoked_at = 0 AND EXISTS
+		(SELECT 1 FROM entries e JOIN appliance_groups g ON g.id = e.group_id
+		WHERE e.group_id = $2 AND e.machine = $1 AND e.removed = 0 AND e.body <> $3 AND g.unit = 'console')`, c.commit.Run.Machine, group, body)
+}
