@@ -31,7 +31,10 @@ type Backend struct {
 	log   *slog.Logger
 }
 
-var _ orchestrator.Hypervisor = (*Backend)(nil)
+var (
+	_ orchestrator.Hypervisor = (*Backend)(nil)
+	_ orchestrator.Display    = (*Backend)(nil)
+)
 
 // pool is one pool's client and what the backend remembers about it. Nothing of it must survive a restart.
 type pool struct {

@@ -19,6 +19,7 @@ type Client struct {
 	cfg     Config
 	wire    *wire
 	members []*url.URL
+	secure  *tls.Config
 	main    *session
 	slots   chan struct{}
 }
@@ -37,7 +38,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	w := &wire{http: &http.Client{Transport: transport(secure, cfg.Concurrency), CheckRedirect: noRedirect}, hide: cfg.Password.Reveal()}
 	return &Client{
-		cfg: cfg, wire: w, members: members,
+		cfg: cfg, wire: w, members: members, secure: secure,
 		main:  newSession(w, members, cfg, cfg.Originator),
 		slots: make(chan struct{}, cfg.Concurrency),
 	}, nil
