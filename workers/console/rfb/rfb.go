@@ -39,7 +39,9 @@ type ServerInit struct {
 	Version       string // "3.8", the version that was spoken
 	Security      uint8  // None or VNC
 	Width, Height uint16 // pixels
-	Name          string
+
+	Name   string
+	Format [16]byte // PIXEL_FORMAT (RFC 6143, 7.4), as it came
 }
 
 // Authenticate speaks the protocol up to the server's verdict on the password and returns the version and security type in use.
@@ -270,6 +272,7 @@ func (c *client) initialize() error {
 		return fmt.Errorf("server init: %w", err)
 	}
 	c.init.Width, c.init.Height = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
+	c.init.Format = [16]byte(b[4:20])
 	n := binary.BigEndian.Uint32(b[20:])
 	if n > maxName {
 		return permanent("the console's name has %d bytes, at most %d are read", n, maxName)

@@ -106,7 +106,7 @@ func TestHandshake(t *testing.T) {
 			}
 			s.number(0)
 			s.init("web-1")
-		}, ServerInit{"3.8", VNC, 800, 600, "web-1"}},
+		}, ServerInit{Version: "3.8", Security: VNC, Width: 800, Height: 600, Name: "web-1"}},
 		"3.8 without": {func(s script) {
 			s.text("RFB 003.008\n")
 			s.hear([]byte("RFB 003.008\n")...)
@@ -114,7 +114,7 @@ func TestHandshake(t *testing.T) {
 			s.hear(1)
 			s.number(0)
 			s.init("")
-		}, ServerInit{"3.8", None, 800, 600, ""}},
+		}, ServerInit{Version: "3.8", Security: None, Width: 800, Height: 600, Name: ""}},
 		"3.7 with": {func(s script) {
 			s.text("RFB 003.007\n")
 			s.hear([]byte("RFB 003.007\n")...)
@@ -123,14 +123,14 @@ func TestHandshake(t *testing.T) {
 			s.ask()
 			s.number(0)
 			s.init("x")
-		}, ServerInit{"3.7", VNC, 800, 600, "x"}},
+		}, ServerInit{Version: "3.7", Security: VNC, Width: 800, Height: 600, Name: "x"}},
 		"3.7 without has no result": {func(s script) {
 			s.text("RFB 003.007\n")
 			s.hear([]byte("RFB 003.007\n")...)
 			s.send(1, 1)
 			s.hear(1)
 			s.init("x")
-		}, ServerInit{"3.7", None, 800, 600, "x"}},
+		}, ServerInit{Version: "3.7", Security: None, Width: 800, Height: 600, Name: "x"}},
 		"3.3 with": {func(s script) {
 			s.text("RFB 003.003\n")
 			s.hear([]byte("RFB 003.003\n")...)
@@ -138,19 +138,19 @@ func TestHandshake(t *testing.T) {
 			s.ask()
 			s.number(0)
 			s.init("x")
-		}, ServerInit{"3.3", VNC, 800, 600, "x"}},
+		}, ServerInit{Version: "3.3", Security: VNC, Width: 800, Height: 600, Name: "x"}},
 		"3.3 without": {func(s script) {
 			s.text("RFB 003.003\n")
 			s.hear([]byte("RFB 003.003\n")...)
 			s.number(1)
 			s.init("x")
-		}, ServerInit{"3.3", None, 800, 600, "x"}},
+		}, ServerInit{Version: "3.3", Security: None, Width: 800, Height: 600, Name: "x"}},
 		"3.5 is 3.3": {func(s script) {
 			s.text("RFB 003.005\n")
 			s.hear([]byte("RFB 003.003\n")...)
 			s.number(1)
 			s.init("x")
-		}, ServerInit{"3.3", None, 800, 600, "x"}},
+		}, ServerInit{Version: "3.3", Security: None, Width: 800, Height: 600, Name: "x"}},
 		"a newer one is 3.8": {func(s script) {
 			s.text("RFB 004.001\n")
 			s.hear([]byte("RFB 003.008\n")...)
@@ -158,7 +158,7 @@ func TestHandshake(t *testing.T) {
 			s.hear(1)
 			s.number(0)
 			s.init("bell\x07 \xff")
-		}, ServerInit{"3.8", None, 800, 600, "bell �"}},
+		}, ServerInit{Version: "3.8", Security: None, Width: 800, Height: 600, Name: "bell �"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := Handshake(t.Context(), serve(t, tc.play), orchestrator.NewSecret("right"))
