@@ -60,6 +60,21 @@ func Handshake(ctx context.Context, conn net.Conn, password orchestrator.Secret)
 	})
 }
 
+// HandshakeXVP is Handshake with a server that wants to be told the machine (security type XVP): target is its name, user whoever looks;
+// at most 255 bytes each.
+func HandshakeXVP(ctx context.Context, conn net.Conn, user, target string, password orchestrator.Secret) (ServerInit, error) {
+	if len(user) > 255 || len(target) > 255 {
+		return ServerInit{}, permanent("user and target have %d and %d bytes, at most 255 can be said", len(user), len(target))
+	}
+	return run(ctx, conn, "rfb.HandshakeXVP", func(c *client) error {
+		c.names = append([]byte{XVP, byte(len(user)), byte(len(target))}, user+target...)
+		if err := c.authenticate(password); err != nil {
+			return err
+		}
+		return c.initialize()
+	})
+}
+
 // Response is a client's answer to a challenge of 16 bytes: each half enciphered with DES under the first 8 bytes of the password, the bits
 // of every byte reversed (RFC 6143, 7.2.2).
 func Response(challenge [16]byte, password orchestrator.Secret) [16]byte {
@@ -81,6 +96,7 @@ func Response(challenge [16]byte, password orchestrator.Secret) [16]byte {
 type client struct {
 	conn  net.Conn
 	minor int
+	names []byte // what is said after the choice of XVP, which it begins with; nil when that is not wanted
 	init  ServerInit
 }
 
@@ -217,6 +233,10 @@ func (c *client) security() error {
 	kinds, err := c.read(int(count[0]))
 	if err != nil {
 		return err
+	}
+	if c.names != nil && slices.Contains(kinds, XVP) {
+		c.init.Security = VNC // which follows it
+		return c.write(c.names)
 	}
 	switch { // a password is shown to be right only by a server that asks for it
 	case slices.Contains(kinds, VNC):

@@ -1,0 +1,149 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"slipway/workers/console/rfb"
+)
+
+// Close codes of a socket: the private range of RFC 6455. The page has the words.
+const (
+	closeRevoked     websocket.StatusCode = 4001 // or expired: a new link is needed
+	closeMachineOff  websocket.StatusCode = 4002
+	closeUnreachable websocket.StatusCode = 4003
+	closeBusy        websocket.StatusCode = 4004
+	closeEnded       websocket.StatusCode = 4005 // the screen went away: the machine restarts, moves or stops
+	closeClosed      websocket.StatusCode = 4006 // the machine's console is closed
+)
+
+var closeCodes = map[string]websocket.StatusCode{
+	codeExpired: closeRevoked, codeUsed: closeRevoked, codeRevoked: closeRevoked, codeUnknown: closeRevoked, codeAddress: closeRevoked,
+	codeClosed: closeClosed, codeOff: closeMachineOff, codeUnreachable: closeUnreachable, codeAway: closeUnreachable, codeBusy: closeBusy,
+}
+
+const (
+	maxClientMessage = 1 << 20          // bytes of one message of a viewer: its clipboard is the largest
+	pingEvery        = 30 * time.Second // a viewer that does not answer two of them has gone
+)
+
+// socket is a screen in a browser. A pass that does not open is answered before the upgrade; what the screen says against it comes as a
+// close code, since a page cannot read anything else.
+func (g *Gateway) socket(w http.ResponseWriter, r *http.Request) {
+	if !g.sameOrigin(r) {
+		g.refuse(w, codeOrigin, http.StatusForbidden)
+		return
+	}
+	pass, err := g.session(r)
+	if err != nil {
+		g.refusePass(w, err)
+		return
+	}
+	from := g.client(r)
+	if peer := remoteOf(r); from != peer { // the listener has counted the proxy, not the viewer
+		release, ok := g.limits.connection(from)
+		if !ok {
+			g.refuse(w, codeBusy, http.StatusTooManyRequests)
+			return
+		}
+		defer release()
+	}
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		Subprotocols: []string{"binary"}, InsecureSkipVerify: true, // sameOrigin has looked
+		CompressionMode: websocket.CompressionDisabled,
+	})
+	if err != nil {
+		return // answered by Accept
+	}
+	g.open.Add(1)
+	defer g.open.Done()
+	defer ws.CloseNow() //nolint:errcheck // nothing is left to be done about it
+	ws.SetReadLimit(maxClientMessage)
+	m, err := g.cfg.Store.Machine(r.Context(), pass.Machine)
+	if err != nil {
+		g.closeSocket(ws, err)
+		return
+	}
+	who := viewer{
+		way: "browser", user: pass.User, from: from, bye: func(err error) { g.closeSocket(ws, err) },
+		still: func(ctx context.Context) error {
+			_, err := g.session(r.WithContext(ctx))
+			return err
+		},
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	conn := websocket.NetConn(ctx, ws, websocket.MessageBinary)
+	defer conn.Close()
+	pinging := make(chan struct{})
+	go func() {
+		defer close(pinging)
+		defer cancel()
+		ping(ctx, ws)
+	}()
+	err = g.show(ctx, conn, m, who, func(ctx context.Context) (*rfb.Viewer, error) {
+		return rfb.Greet(ctx, conn, rfb.None)
+	})
+	g.closeSocket(ws, err)
+	cancel()
+	<-pinging
+}
+
+func remoteOf(r *http.Request) netip.Addr {
+	at, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return at.Addr().Unmap()
+}
+
+// closeSocket tells the page why.
+func (g *Gateway) closeSocket(ws *websocket.Conn, err error) {
+	if err == nil {
+		_ = ws.Close(websocket.StatusNormalClosure, "") // a second close is nothing
+		return
+	}
+	code := reasonOf(err)
+	status, ok := closeCodes[code]
+	if !ok {
+		status = closeEnded
+	}
+	_ = ws.Close(status, code)
+}
+
+// ping ends when the viewer does not answer or ctx ends.
+func ping(ctx context.Context, ws *websocket.Conn) {
+	ticker := time.NewTicker(pingEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		waiting, cancel := context.WithTimeout(ctx, pingEvery)
+		err := ws.Ping(waiting)
+		cancel()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// viewer is who looks.
+type viewer struct {
+	way   string // "browser" or "vnc"
+	user  string
+	from  netip.Addr
+	still func(context.Context) error // whether it is still allowed
+	bye   func(error)                 // ends the connection and says why, nil when the viewer left
+}
+
+// String is the viewer as the audit trail has it.
+func (v viewer) String() string {
+	return v.user + " from " + v.from.String() + " by " + v.way
+}
