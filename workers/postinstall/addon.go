@@ -137,8 +137,7 @@ func (c *Catalogue) compose() []error {
 			case c.taken(composed):
 				errs = append(errs, fmt.Errorf("%s: images: %q is there already: take it out of one of them", file, composed))
 			case a.pin == nil:
-				c.withheld[composed] = fmt.Sprintf("image %s needs the installer of %s, and nobody has said which one may be run: put its url and sha256 into postinstall/%s of the templates directory",
-					composed, a.manifest.Addon, path.Join(a.manifest.Addon, pinFile))
+				c.withheld[composed] = a.manifest.Addon
 			default:
 				entry, err := a.onto(base, composed)
 				if err != nil {
@@ -185,17 +184,21 @@ func (a addon) onto(base Entry, image string) (Entry, error) {
 	return e, nil
 }
 
-// notComposed says why an image that names an add-on is not there, "" when it names none.
-func (c *Catalogue) notComposed(image string) string {
-	if why := c.withheld[image]; why != "" {
-		return why
+// NotComposed says of an image that names an add-on why it is not there, and what would help; "" of any other image.
+func (c *Catalogue) NotComposed(image string) (problem, fix string) {
+	if addon := c.withheld[image]; addon != "" {
+		return fmt.Sprintf("%q needs the installer of %s, and nobody has said which one may be run", image, addon),
+			fmt.Sprintf("put its url and sha256 into postinstall/%s of the templates directory, or use another image", path.Join(addon, pinFile))
 	}
 	for _, a := range c.addons {
-		if base, ok := strings.CutSuffix(image, "-"+a.manifest.Addon); ok {
-			if _, ok := c.entries[base]; ok {
-				return fmt.Sprintf("%s cannot be put on %s: it is for %s", a.manifest.Addon, base, strings.Join(a.manifest.Images, ", "))
+		base, ok := strings.CutSuffix(image, "-"+a.manifest.Addon)
+		if _, served := c.entries[base]; ok && served {
+			on := make([]string, len(a.manifest.Images))
+			for i, name := range a.manifest.Images {
+				on[i] = name + "-" + a.manifest.Addon
 			}
+			return fmt.Sprintf("%q is unknown: %s cannot be put on %s", image, a.manifest.Addon, base), "use one of " + strings.Join(on, ", ") + ", or " + base + " without it"
 		}
 	}
-	return ""
+	return "", ""
 }

@@ -114,7 +114,7 @@ func TestAddOnImages(t *testing.T) {
 		image, want string
 	}{
 		{plain, "almalinux-9-cpanel", "put its url and sha256 into postinstall/cpanel/pin.yaml"},
-		{pinned, "debian-12-cpanel", "cpanel cannot be put on debian-12: it is for almalinux-8, almalinux-9, rocky-8, rocky-9, ubuntu-22.04"},
+		{pinned, "debian-12-cpanel", "cpanel cannot be put on debian-12: use one of almalinux-8-cpanel, almalinux-9-cpanel, rocky-8-cpanel, rocky-9-cpanel, ubuntu-22.04-cpanel, or debian-12 without it"},
 		{pinned, "plan9-cpanel", "no post-install entry serves"},
 		{pinned, "almalinux-9-cpanel-plesk", "plesk cannot be put on almalinux-9-cpanel"},
 	} {

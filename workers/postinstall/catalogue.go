@@ -98,7 +98,7 @@ func (e Entry) Timeout() time.Duration {
 type Catalogue struct {
 	entries  map[string]Entry  // by image
 	images   []string          // sorted
-	withheld map[string]string // why an add-on's image is not there, by image
+	withheld map[string]string // the add-on that nobody has pinned yet, by image
 	addons   []addon
 }
 
@@ -156,8 +156,8 @@ func (c *Catalogue) Entry(image string) (Entry, error) {
 	const op = "postinstall.Entry"
 	entry, ok := c.entries[image]
 	if !ok {
-		if why := c.notComposed(image); why != "" {
-			return Entry{}, orchestrator.Errorf(op, orchestrator.Permanent, "%s", why)
+		if problem, fix := c.NotComposed(image); problem != "" {
+			return Entry{}, orchestrator.Errorf(op, orchestrator.Permanent, "image %s: %s", problem, fix)
 		}
 		return Entry{}, orchestrator.Errorf(op, orchestrator.Permanent,
 			"no post-install entry serves image %q: use one of %s, or add a folder to templates/postinstall", image, strings.Join(c.images, ", "))

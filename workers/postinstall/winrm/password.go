@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -20,19 +21,32 @@ const (
 // maxComputer is NetBIOS' limit: a longer name would be cut off by Windows, and two machines could come to share one.
 const maxComputer = 15
 
-// CheckHostname says whether a Windows guest can be called so: its first label becomes the computer's name, the rest its DNS suffix.
+// CheckHostname says whether a Windows guest can be called so: its first label becomes the computer's name, the rest its DNS suffix. A
+// refusal is an orchestrator.FieldError of the field hostname.
 func CheckHostname(hostname string) error {
 	computer, _, _ := strings.Cut(hostname, ".")
+	no := func(fix, format string, args ...any) error {
+		return orchestrator.FieldError{Field: "hostname", Problem: fmt.Sprintf(format, args...), Fix: fix}
+	}
 	switch {
 	case !namePattern.MatchString(hostname) || len(hostname) > 255:
-		return fmt.Errorf("hostname: %.80q is no name of letters, digits, dashes and dots", hostname)
+		return no("use letters, digits, dashes and dots", "%.80q is no name of letters, digits, dashes and dots", hostname)
 	case len(computer) > maxComputer:
-		return fmt.Errorf("hostname: %q has %d characters before the first dot, and a Windows computer name at most %d: order a shorter one, e.g. %q",
-			computer, len(computer), maxComputer, strings.TrimRight(computer[:maxComputer], "-"))
+		return no(fmt.Sprintf("use at most %d, e.g. %q", maxComputer, strings.TrimRight(computer[:maxComputer], "-")),
+			"%q has %d characters before the first dot, and a Windows computer name at most %d", computer, len(computer), maxComputer)
 	case strings.Trim(computer, "0123456789") == "":
-		return fmt.Errorf("hostname: %q is all digits, which Windows does not take for a computer name: add a letter", computer)
+		return no("add a letter", "%q is all digits, which Windows does not take for a computer name", computer)
+	case slices.Contains(reservedNames, strings.ToLower(computer)):
+		return no("use another, e.g. "+strings.ToLower(computer)+"-1", "%q is a name that Windows keeps for itself", computer)
 	}
 	return nil
+}
+
+// reservedNames are those of one word among Microsoft's reserved names for computers ("Naming conventions in Active Directory for
+// computers, domains, sites, and OUs", KB 909264).
+var reservedNames = []string{
+	"anonymous", "batch", "builtin", "dialup", "interactive", "internet", "local", "network", "null", "proxy", "restricted", "self", "server",
+	"service", "system", "users", "world",
 }
 
 // NewPassword makes an administrator's password that CheckPassword takes, of rand (crypto/rand.Reader outside of tests).
