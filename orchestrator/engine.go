@@ -515,6 +515,9 @@ func (t *tick) event(typ string, run *Run, machine *Machine, data EventData) Eve
 			data.Public = p.Public.String()
 		}
 		data.ConsolePort, data.HostKey = p.ConsolePort, machine.HostKey
+		if machine.Presence == Present {
+			data.AdministratorAge = machine.AdministratorAge
+		}
 	}
 	return NewEvent(typ, t.now, data)
 }

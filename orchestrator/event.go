@@ -32,27 +32,30 @@ type Event struct {
 
 // EventData is the body of every event about a run.
 type EventData struct {
-	Run         string      `json:"run,omitempty"`
-	Machine     string      `json:"machine,omitempty"`
-	Tenant      string      `json:"tenant,omitempty"`
-	Name        string      `json:"name,omitempty"`
-	Process     string      `json:"process,omitempty"`
-	State       State       `json:"state,omitempty"`
-	Status      Status      `json:"status,omitempty"`
-	Step        string      `json:"step,omitempty"`
-	Attempt     int         `json:"attempt,omitempty"`
-	Outcome     string      `json:"outcome,omitempty"`
-	Kind        Kind        `json:"kind,omitempty"`
-	Message     string      `json:"message,omitempty"`
-	Exits       []string    `json:"exits,omitempty"`  // what an operator can do with a parked run
-	Fields      []string    `json:"fields,omitempty"` // slipway.order.conflict: which fields differ
-	Private     string      `json:"private,omitempty"`
-	Public      string      `json:"public,omitempty"`
-	HostKey     string      `json:"host_key,omitempty"`
-	Source      string      `json:"order_source"`
-	OrderID     string      `json:"order_id"`
-	ConsolePort uint16      `json:"console_port,omitempty"`
-	Errors      FieldErrors `json:"errors,omitempty"` // slipway.order.refused
+	Run         string   `json:"run,omitempty"`
+	Machine     string   `json:"machine,omitempty"`
+	Tenant      string   `json:"tenant,omitempty"`
+	Name        string   `json:"name,omitempty"`
+	Process     string   `json:"process,omitempty"`
+	State       State    `json:"state,omitempty"`
+	Status      Status   `json:"status,omitempty"`
+	Step        string   `json:"step,omitempty"`
+	Attempt     int      `json:"attempt,omitempty"`
+	Outcome     string   `json:"outcome,omitempty"`
+	Kind        Kind     `json:"kind,omitempty"`
+	Message     string   `json:"message,omitempty"`
+	Exits       []string `json:"exits,omitempty"`  // what an operator can do with a parked run
+	Fields      []string `json:"fields,omitempty"` // slipway.order.conflict: which fields differ
+	Private     string   `json:"private,omitempty"`
+	Public      string   `json:"public,omitempty"`
+	HostKey     string   `json:"host_key,omitempty"`
+	Source      string   `json:"order_source"`
+	OrderID     string   `json:"order_id"`
+	ConsolePort uint16   `json:"console_port,omitempty"`
+	// AdministratorAge is the first password of a Windows machine's built-in administrator: an armored age file, encrypted to the order's
+	// SSH keys, and never the password itself.
+	AdministratorAge string      `json:"administrator_password_age,omitempty"`
+	Errors           FieldErrors `json:"errors,omitempty"` // slipway.order.refused
 }
 
 // NewEvent makes one; Data of this shape always marshals.

@@ -46,7 +46,11 @@ type Machine struct {
 	HostKey         string // the guest's own public host key, one authorized_keys style line
 	HostKeySecret   Sealed // its private half, OpenSSH PEM
 	ConsolePassword Sealed
-	Identity        string // the guest's machine-id after its reset, unique among the machines that are not absent
+	// AdministratorPassword is what the customer of a Windows image logs in with first; nil for other images. AdministratorAge is the same
+	// for the customer alone: an armored age file, encrypted to the order's SSH keys; "" when none of them can be encrypted to.
+	AdministratorPassword Sealed
+	AdministratorAge      string
+	Identity              string // the guest's machine-id after its reset, unique among the machines that are not absent
 
 	CreatedAt, UpdatedAt time.Time
 }

@@ -69,7 +69,13 @@ func startJob(ctx context.Context, i orchestrator.Installer, v orchestrator.Vaul
 	if err != nil {
 		return orchestrator.Outcome{}, err
 	}
-	err = i.EnsureJob(ctx, guest, orchestrator.Job{ID: id, Hostname: s.Machine.Hostname, SSHKeys: s.Machine.SSHKeys, HostKeySecret: key})
+	job := orchestrator.Job{ID: id, Hostname: s.Machine.Hostname, SSHKeys: s.Machine.SSHKeys, HostKeySecret: key}
+	if sealed := s.Machine.AdministratorPassword; len(sealed) > 0 {
+		if job.AdministratorPassword, err = v.Open(s.Machine.ID, orchestrator.SealedAdmin, sealed); err != nil {
+			return orchestrator.Outcome{}, err
+		}
+	}
+	err = i.EnsureJob(ctx, guest, job)
 	if err != nil {
 		return orchestrator.Outcome{}, err
 	}

@@ -124,6 +124,9 @@ func (w *World) EnsureJob(_ context.Context, g orchestrator.Guest, j orchestrato
 		if j.HostKeySecret.IsZero() {
 			w.violate("the job of machine %s has no host key", g.Machine)
 		}
+		if j.AdministratorPassword.IsZero() {
+			w.violate("the job of machine %s has no administrator's password", g.Machine)
+		}
 		started := &job{left: w.last(3), key: g.HostKey}
 		if w.FailJobs > 0 {
 			w.FailJobs--

@@ -189,18 +189,23 @@ func (s *Site) order(o orchestrator.Order) orchestrator.Order {
 }
 
 // Secrets are the values that must be seen nowhere but at their user.
-func (s *Site) secrets() (hostKey, console string) { return "PRIVATE-HOST-KEY", "CONSOLE-PASSWORD" }
+func (s *Site) secrets() (hostKey, console, admin string) {
+	return "PRIVATE-HOST-KEY", "CONSOLE-PASSWORD", "ADMINISTRATOR-PASSWORD"
+}
 
 func (s *Site) planned(o orchestrator.Order) orchestrator.Machine {
 	m := orchestrator.Machine{
 		ID: s.machine, Tenant: o.Tenant, Name: o.Name, Hostname: o.GuestName(), Image: o.Image, Plan: o.Plan, Firewall: o.Firewall, SSHKeys: o.SSHKeys,
 		Presence: orchestrator.Planned, State: "queued", PoolWanted: o.Pool, HostKey: "ssh-ed25519 OWN",
+		AdministratorAge: "-----BEGIN AGE ENCRYPTED FILE-----",
 	}
-	hostKey, console := s.secrets()
+	hostKey, console, admin := s.secrets()
 	var err error
 	m.HostKeySecret, err = Vault{}.Seal(m.ID, orchestrator.SealedHostKey, orchestrator.NewSecret(hostKey))
 	s.must(err)
 	m.ConsolePassword, err = Vault{}.Seal(m.ID, orchestrator.SealedConsole, orchestrator.NewSecret(console))
+	s.must(err)
+	m.AdministratorPassword, err = Vault{}.Seal(m.ID, orchestrator.SealedAdmin, orchestrator.NewSecret(admin))
 	s.must(err)
 	return m
 }

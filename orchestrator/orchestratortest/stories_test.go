@@ -112,7 +112,8 @@ func TestEventsOfAnInstall(t *testing.T) {
 		t.Error(diff)
 	}
 	last := orchestratortest.DataOf(t, events[len(events)-1])
-	if last.Private != "10.0.0.10" || last.Public != "198.51.100.10" || last.ConsolePort != 20000 || last.HostKey != "ssh-ed25519 OWN" || last.State != "production_ready" || last.Status != orchestrator.StatusDone {
+	if last.Private != "10.0.0.10" || last.Public != "198.51.100.10" || last.ConsolePort != 20000 || last.HostKey != "ssh-ed25519 OWN" ||
+		last.AdministratorAge != "-----BEGIN AGE ENCRYPTED FILE-----" || last.State != "production_ready" || last.Status != orchestrator.StatusDone {
 		t.Errorf("the panel is told %+v", last)
 	}
 }
@@ -148,7 +149,7 @@ func TestSecretsAreSeenNowhere(t *testing.T) {
 	if !strings.Contains(everything, "[redacted]") {
 		t.Error("the error that carries the secret was not recorded")
 	}
-	for _, secret := range []string{"PRIVATE-HOST-KEY", "CONSOLE-PASSWORD"} {
+	for _, secret := range []string{"PRIVATE-HOST-KEY", "CONSOLE-PASSWORD", "ADMINISTRATOR-PASSWORD"} {
 		if strings.Contains(everything, secret) {
 			t.Errorf("%s is in the journal or in an event", secret)
 		}

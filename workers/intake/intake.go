@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -19,6 +20,7 @@ import (
 	"slipway/workers/console"
 	"slipway/workers/intake/message"
 	"slipway/workers/postinstall"
+	"slipway/workers/postinstall/winrm"
 	"slipway/workers/queue"
 )
 
@@ -33,9 +35,11 @@ type Config struct {
 	Processes map[string]*orchestrator.Process
 	// Installable, when set, refuses an install that its image's post-install could never carry out; a refusal is FieldErrors.
 	Installable func(orchestrator.Order) error
-	Log         *slog.Logger
-	Accepted    func() // called after a run was committed
-	Now         func() time.Time
+	// Administered, when set, says of which images a machine gets an administrator's password.
+	Administered func(image string) bool
+	Log          *slog.Logger
+	Accepted     func() // called after a run was committed
+	Now          func() time.Time
 	// Tries is how often this worker tries an order that fails though the database is there; default 8, which takes ten minutes. Pause is
 	// the first one between two, doubled each time up to queue.MaxDelay; default 5 s.
 	Tries int
@@ -91,10 +95,7 @@ func (i *Intake) Handle(ctx context.Context, d queue.Delivery) queue.Verdict {
 func (i *Intake) Take(ctx context.Context, body []byte, actor string) (orchestrator.Accepted, error) {
 	order, err := message.ParseOrder(body)
 	if err == nil {
-		err = i.Estate.Check(order)
-	}
-	if err == nil && i.Installable != nil && order.Type == orchestrator.OrderInstall {
-		err = i.Installable(order)
+		err = i.check(order)
 	}
 	if err != nil {
 		return orchestrator.Accepted{}, i.refuse(ctx, order, err)
@@ -110,6 +111,35 @@ func (i *Intake) Take(ctx context.Context, body []byte, actor string) (orchestra
 	i.Log.Info("order", "source", order.Source, "order", order.ID, "machine", accepted.Machine, "run", accepted.Run, "repeated", accepted.Repeated, "differs", accepted.Differs)
 	i.Accepted()
 	return accepted, nil
+}
+
+// check refuses what can never be carried out: all of it at once, of each field what the installer says before what the estate says.
+func (i *Intake) check(order orchestrator.Order) error {
+	var all orchestrator.FieldErrors
+	collect := func(err error) error {
+		var fields orchestrator.FieldErrors
+		if err != nil && !errors.As(err, &fields) {
+			return err
+		}
+		for _, f := range fields {
+			if !slices.ContainsFunc(all, func(said orchestrator.FieldError) bool { return said.Field == f.Field }) {
+				all = append(all, f)
+			}
+		}
+		return nil
+	}
+	if i.Installable != nil && order.Type == orchestrator.OrderInstall {
+		if err := collect(i.Installable(order)); err != nil {
+			return err
+		}
+	}
+	if err := collect(i.Estate.Check(order)); err != nil {
+		return err
+	}
+	if len(all) > 0 {
+		return all
+	}
+	return nil
 }
 
 // refuse tells the panel, when the order said who it is from, and returns why.
@@ -166,8 +196,26 @@ func (i *Intake) machine(order orchestrator.Order, now time.Time) (orchestrator.
 	if m.HostKeySecret, err = i.Vault.Seal(m.ID, orchestrator.SealedHostKey, key); err != nil {
 		return m, err
 	}
-	m.ConsolePassword, err = i.Vault.Seal(m.ID, orchestrator.SealedConsole, password)
+	if m.ConsolePassword, err = i.Vault.Seal(m.ID, orchestrator.SealedConsole, password); err != nil {
+		return m, err
+	}
+	if i.Administered != nil && i.Administered(m.Image) {
+		err = i.administer(&m)
+	}
 	return m, err
+}
+
+// administer gives a machine its administrator's first password: sealed for us, and encrypted for the customer.
+func (i *Intake) administer(m *orchestrator.Machine) error {
+	password, err := winrm.NewPassword(rand.Reader)
+	if err != nil {
+		return err
+	}
+	if m.AdministratorAge, err = encryptTo(m.SSHKeys, password); err != nil {
+		return err
+	}
+	m.AdministratorPassword, err = i.Vault.Seal(m.ID, orchestrator.SealedAdmin, password)
+	return err
 }
 
 // newID is a version 7 uuid: it sorts by time, which keeps indexes and lists in order.

@@ -6,7 +6,8 @@ import (
 
 const machineColumns = `m.id, m.tenant, m.name, m.hostname, m.image, m.vcpus, m.memory_mib, m.disk_gib, m.firewall, m.ssh_keys, m.presence, m.state,
 	m.pool_wanted, m.pool, m.host, m.sr, m.private, m.public, m.mac, m.console_port, m.dhcp_group, m.firewall_group, m.console_group,
-	m.vm, m.disks, m.address, m.host_key, m.host_key_secret, m.console_password, m.identity, m.created_at, m.updated_at`
+	m.vm, m.disks, m.address, m.host_key, m.host_key_secret, m.console_password, m.administrator_password, m.administrator_age, m.identity,
+	m.created_at, m.updated_at`
 
 func machineFields(m *orchestrator.Machine) []any {
 	p := &m.Placement
@@ -14,7 +15,8 @@ func machineFields(m *orchestrator.Machine) []any {
 		&m.ID, &m.Tenant, &m.Name, &m.Hostname, &m.Image, &m.Plan.VCPUs, &m.Plan.MemoryMiB, &m.Plan.DiskGiB, intoJSON(&m.Firewall), intoJSON(&m.SSHKeys),
 		(*string)(&m.Presence), &m.State,
 		&m.PoolWanted, &p.Pool, &p.Host, &p.SR, intoAddr(&p.Private), intoAddr(&p.Public), &p.MAC, &p.ConsolePort, &p.DHCP, &p.Firewall, &p.Console,
-		&m.VM, intoJSON(&m.Disks), intoAddr(&m.Address), &m.HostKey, intoBytes(&m.HostKeySecret), intoBytes(&m.ConsolePassword), &m.Identity,
+		&m.VM, intoJSON(&m.Disks), intoAddr(&m.Address), &m.HostKey, intoBytes(&m.HostKeySecret), intoBytes(&m.ConsolePassword),
+		intoBytes(&m.AdministratorPassword), &m.AdministratorAge, &m.Identity,
 		intoTime(&m.CreatedAt), intoTime(&m.UpdatedAt),
 	}
 }
