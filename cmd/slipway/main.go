@@ -52,6 +52,7 @@ type cli struct {
 	Rewind  rewindCmd  `cmd:"" help:"Undo back to a step by the journal, and go on from there."`
 	Adopt   adoptCmd   `cmd:"" help:"Take over a VM that carries the machine's tag."`
 	Replay  replayCmd  `cmd:"" help:"Print how a run came to its state, from the journal."`
+	Machine machineCmd `cmd:"" help:"Of a machine: its first administrator's password."`
 	IP      ipCmd      `cmd:"" name:"ip" help:"Addresses: list, mark as foreign, free."`
 	Pool    poolCmd    `cmd:"" help:"Pools and their room."`
 	Foreign foreignCmd `cmd:"" help:"What is reserved as somebody else's: list, free."`

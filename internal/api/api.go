@@ -141,6 +141,21 @@ type Acted struct {
 	Run   *Run     `json:"run,omitempty"`
 }
 
+// AskPassword asks for a machine's first administrator's password.
+type AskPassword struct {
+	Reason string `json:"reason"`
+}
+
+// Password answers it: the one answer that carries a secret in the clear. Who asked, for which machine and why, is recorded before.
+type Password struct {
+	Machine  string `json:"machine"`
+	Tenant   string `json:"tenant"`
+	Name     string `json:"name"`
+	Account  string `json:"account"`
+	Password string `json:"password"`
+	Set      bool   `json:"set"` // false: the post-install has not given it to the guest yet
+}
+
 // Replay is a run's journal, read again from the start of its table.
 type Replay struct {
 	Machine string `json:"machine"`

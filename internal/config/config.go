@@ -33,7 +33,8 @@ type Config struct {
 	Queue    Queue  `yaml:"queue"`
 	// Templates overrides embedded templates file by file; "" uses the embedded ones.
 	Templates  string        `yaml:"templates"`
-	LoginKey   Secret        `yaml:"login_key"`  // private SSH key that the templates let in
+	LoginKey   Secret        `yaml:"login_key"` // private SSH key that the templates let in
+	WinRM      WinRM         `yaml:"winrm"`
 	Quarantine time.Duration `yaml:"quarantine"` // default 24h
 	Workers    int           `yaml:"workers"`    // runs driven at once; default 64
 	// Lease is how long a worker that died keeps its runs from the others; default 1m.
@@ -85,10 +86,23 @@ type XenAPI struct {
 	Insecure  bool     `yaml:"insecure"`   // take any certificate; logged at every start
 }
 
-// Image is a template of a pool.
+// Image is a template of a pool. It is reached over SSH and has a HostKey, or over WinRM and has a WinRM.
 type Image struct {
-	Template string `yaml:"template"` // uuid; "" finds the template whose other_config slipway_image is the image's key
-	HostKey  string `yaml:"host_key"` // the template's own public SSH host key, the first that is accepted
+	Template string      `yaml:"template"` // uuid; "" finds the template whose other_config slipway_image is the image's key
+	HostKey  string      `yaml:"host_key"` // the template's own public SSH host key, the first that is accepted
+	WinRM    *WinRMLogin `yaml:"winrm"`
+}
+
+// WinRMLogin is how a Windows template lets the installer in.
+type WinRMLogin struct {
+	Password  Secret `yaml:"password"`   // of the account that the catalogue names; the installer removes the account at its end
+	PinSHA256 Words  `yaml:"pin_sha256"` // of its WinRM certificate, hex: the first that is accepted; a list while a template is exchanged
+}
+
+// WinRM is how all Windows guests are spoken to. The zero value is HTTPS with a pinned certificate, and NTLM.
+type WinRM struct {
+	InsecureHTTP bool `yaml:"insecure_http"` // no TLS: NTLM encrypts, and no certificate proves whose guest it is; logged at every start
+	Basic        bool `yaml:"basic"`         // Basic in place of NTLM, over HTTPS
 }
 
 // Subnet is a network and what may be given out of it.
@@ -279,6 +293,11 @@ func (c *Config) resolve(dir string) {
 	}
 	for i := range c.Pools {
 		abs(&c.Pools[i].XenAPI.CAFile, &c.Pools[i].XenAPI.Password.File)
+		for _, image := range c.Pools[i].Images {
+			if image.WinRM != nil {
+				abs(&image.WinRM.Password.File)
+			}
+		}
 	}
 	for i := range c.Groups {
 		for id, a := range c.Groups[i].Accounts {

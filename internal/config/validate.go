@@ -53,6 +53,9 @@ func (c *Config) Validate() error {
 			add(n.field, fmt.Sprintf("%d is out of range", n.value), "use 1 to 10000")
 		}
 	}
+	if c.WinRM.InsecureHTTP && c.WinRM.Basic {
+		add("winrm.basic", "would show the templates' passwords to the network, for insecure_http leaves TLS out", "choose one of them, or better neither")
+	}
 	if c.Quarantine < 0 {
 		add("quarantine", "is negative", "use 24h, or at least 1s")
 	}
@@ -105,7 +108,7 @@ func (c *Config) Validate() error {
 	}
 	for _, p := range c.Pools {
 		field := "pools." + p.ID
-		p.validate(field, add)
+		p.validate(field, !c.WinRM.InsecureHTTP, add)
 		for unit, ids := range map[orchestrator.Unit][]string{orchestrator.DHCP: p.DHCP, orchestrator.Firewall: p.Firewall, orchestrator.Console: p.Console} {
 			for _, id := range ids {
 				g, ok := groups[id]
@@ -157,7 +160,7 @@ func (c *Config) validateDatabase(add func(field, problem, fix string)) {
 	}
 }
 
-func (p Pool) validate(field string, add func(field, problem, fix string)) {
+func (p Pool) validate(field string, secure bool, add func(field, problem, fix string)) {
 	if len(p.XenAPI.Addresses) == 0 {
 		add(field+".xenapi.addresses", "is missing", "name at least one member, such as https://xen1.example.net")
 	}
@@ -191,12 +194,30 @@ func (p Pool) validate(field string, add func(field, problem, fix string)) {
 		add(field+".images", "is empty", "name the images this pool has templates for")
 	}
 	for key, image := range p.Images {
-		at := field + ".images." + key + ".host_key"
-		if image.HostKey == "" {
-			add(at, "is missing", "give the template's public SSH host key: first contact is pinned to it")
-		} else if !isPublicKey(image.HostKey) {
-			add(at, "is not a public SSH key", "give the line of the template's /etc/ssh/ssh_host_ed25519_key.pub")
+		image.validate(field+".images."+key, secure, add)
+	}
+}
+
+func (i Image) validate(field string, secure bool, add func(field, problem, fix string)) {
+	switch {
+	case i.HostKey != "" && i.WinRM != nil:
+		add(field, "has host_key and winrm", "leave host_key for an image that is reached over SSH, winrm for a Windows one")
+	case i.WinRM != nil:
+		if i.WinRM.Password.IsZero() {
+			add(field+".winrm.password", "is missing", "say where the password of the template's installer account is")
 		}
+		if len(i.WinRM.PinSHA256) == 0 && secure {
+			add(field+".winrm.pin_sha256", "is missing", "give the SHA-256 of the template's WinRM certificate: first contact is pinned to it")
+		}
+		for _, pin := range i.WinRM.PinSHA256 {
+			if !isSHA256(pin) {
+				add(field+".winrm.pin_sha256", "is not a SHA-256", "give 64 hex digits: openssl s_client -connect TEMPLATE:5986 </dev/null | openssl x509 -noout -fingerprint -sha256")
+			}
+		}
+	case i.HostKey == "":
+		add(field+".host_key", "is missing", "give the template's public SSH host key: first contact is pinned to it; a Windows image has winrm instead")
+	case !isPublicKey(i.HostKey):
+		add(field+".host_key", "is not a public SSH key", "give the line of the template's /etc/ssh/ssh_host_ed25519_key.pub")
 	}
 }
 

@@ -136,6 +136,7 @@ func (s *Service) routes() http.Handler {
 		handle("POST /v1/"+verb+"/{what...}", s.act(verb))
 	}
 	handle("GET /v1/replay/{what...}", s.getReplay)
+	handle("POST /v1/password/{what...}", s.postPassword)
 	handle("GET /v1/pools", s.getPools)
 	handle("POST /v1/pools/{pool}/scan", s.postPoolScan)
 	handle("GET /v1/foreign", s.getForeign)

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -30,8 +29,6 @@ import (
 	"slipway/workers/hypervisor/xapi"
 	"slipway/workers/intake"
 	"slipway/workers/outbox"
-	"slipway/workers/postinstall"
-	"slipway/workers/postinstall/ssh"
 	"slipway/workers/queue"
 	"slipway/workers/vault"
 )
@@ -88,7 +85,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	if err != nil {
 		return nil, fmt.Errorf("templates: %w", err)
 	}
-	s.Estate = cfg.Estate(offered(catalogue))
+	s.Estate = cfg.Estate(catalogue.Images())
 	if err := s.Estate.Validate(); err != nil {
 		return nil, err
 	}
@@ -116,7 +113,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext
 	}
-	installer, err := openInstaller(cfg, catalogue, dial)
+	installer, err := openInstallers(cfg, catalogue, dial, o.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +141,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	s.notifier = newNotifier(cfg.Notify, o.Log)
 	s.publisher = outbox.New(outbox.Config{Store: s.Store, Publish: s.publish, Parked: s.notifier.parked, Holder: s.holder, Log: o.Log, Lease: short})
 	s.Intake = intake.New(intake.Config{
-		Store: s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log, Installable: installable(catalogue),
+		Store: s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log, Installable: installable(catalogue), Administered: administered(catalogue),
 		Accepted: func() { s.driver.Nudge(); s.publisher.Nudge() },
 	})
 	return s, nil
@@ -358,48 +355,6 @@ func openHypervisor(cfg *config.Config, wake func(string), log *slog.Logger) (*x
 	return xapi.NewBackend(pools, wake, log)
 }
 
-func openInstaller(cfg *config.Config, catalogue *postinstall.Catalogue, dial func(context.Context, string, string) (net.Conn, error)) (*ssh.Installer, error) {
-	signer, err := readLoginKey(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("login_key: %w", err)
-	}
-	keys := map[string]map[string][]string{}
-	for _, p := range cfg.Pools {
-		keys[p.ID] = map[string][]string{}
-		for image, i := range p.Images {
-			keys[p.ID][image] = []string{i.HostKey}
-		}
-	}
-	return ssh.New(ssh.Config{
-		Catalogue: catalogue, Key: signer, Dial: dial,
-		TemplateKeys: func(pool, image string) []string { return keys[pool][image] },
-	})
-}
-
-// installable refuses at the border what would park at post_install, when everything else is there already.
-func installable(catalogue *postinstall.Catalogue) func(orchestrator.Order) error {
-	return func(o orchestrator.Order) error {
-		entry, err := catalogue.Entry(o.Image)
-		if err != nil || entry.Transport == postinstall.TransportWinRM {
-			return nil // an unknown image is the estate's to refuse
-		}
-		var errs orchestrator.FieldErrors
-		if len(o.SSHKeys) == 0 {
-			errs = append(errs, orchestrator.FieldError{Field: "ssh_keys", Problem: "is empty, and nobody could log in", Fix: "give one public key, such as ssh-ed25519 AAAA… name"})
-		}
-		if len(o.GuestName()) > maxGuestName {
-			errs = append(errs, orchestrator.FieldError{Field: "hostname", Problem: fmt.Sprintf("has %d characters", len(o.GuestName())), Fix: fmt.Sprintf("use at most %d: Linux takes no more", maxGuestName)})
-		}
-		if len(errs) == 0 {
-			return nil
-		}
-		return errs
-	}
-}
-
-// maxGuestName is HOST_NAME_MAX of Linux.
-const maxGuestName = 64
-
 // readLoginKey never repeats what it read.
 func readLoginKey(cfg *config.Config) (cryptossh.Signer, error) {
 	key, err := cfg.LoginKey.Read()
@@ -411,15 +366,6 @@ func readLoginKey(cfg *config.Config) (cryptossh.Signer, error) {
 		return nil, errors.New("is not a private SSH key without a passphrase: make one with `ssh-keygen -t ed25519 -N ''`")
 	}
 	return signer, nil
-}
-
-// offered are the images that can be ordered: those whose guests are reached over SSH. The Windows entries wait for an administrator's
-// password that the customer can be told.
-func offered(catalogue *postinstall.Catalogue) []string {
-	return slices.DeleteFunc(catalogue.Images(), func(image string) bool {
-		entry, err := catalogue.Entry(image)
-		return err != nil || entry.Transport != postinstall.TransportSSH
-	})
 }
 
 func consoleHosts(cfg *config.Config) map[string]string {

@@ -4,7 +4,7 @@ import "slipway/orchestrator"
 
 // Exit codes of a job by which its scripts say what went wrong. 80 to 89 are kept for what no repetition changes.
 const (
-	ExitLicense  = 80 // an add-on has no license for this machine
+	ExitLicense  = 80 // an add-on, or Windows, has no license for this machine
 	ExitRefused  = 81 // a script does not understand what it finds and has touched nothing
 	ExitChecksum = 82 // what was fetched is not what was pinned
 )
