@@ -29,6 +29,19 @@ func (c poolScanCmd) Run(e *env) error {
 	return e.scan("/v1/pools/"+url.PathEscape(c.Pool)+"/scan", "slipway pool scan "+c.Pool, c.scanFlags)
 }
 
+type applianceCmd struct {
+	Scan applianceScanCmd `cmd:"" help:"Show what appliances have that is not slipway's, and reserve it as foreign."`
+}
+
+type applianceScanCmd struct {
+	Name      string `arg:"" help:"A group, or GROUP/MEMBER."`
+	scanFlags `embed:""`
+}
+
+func (c applianceScanCmd) Run(e *env) error {
+	return e.scan("/v1/appliances/"+url.PathEscape(c.Name), "slipway appliance scan "+c.Name, c.scanFlags)
+}
+
 // scan asks for a scan and prints its answer. A conflict is a failure: somebody has to look.
 func (e *env) scan(path, command string, flags scanFlags) error {
 	var scanned api.Scanned
@@ -66,9 +79,11 @@ func (e *env) printScan(scanned api.Scanned, command string) error {
 				if f.State == orchestrator.SightingNew {
 					fresh++
 				}
+			}
+			for _, f := range folded(s.Found) {
 				t.AppendRow(table.Row{s.Source, what(f), f.Scope, f.Value, whose(f), clip(f.Place, 60), stateOf(f)})
 			}
-			for _, f := range s.Gone {
+			for _, f := range folded(s.Gone) {
 				t.AppendRow(table.Row{s.Source, what(f), f.Scope, f.Value, whose(f), clip(f.Place, 60), "gone; reserved until: slipway foreign free " + freeing(f.Kind, f.Scope, f.Value) + " --yes"})
 			}
 		}); err != nil {
@@ -90,6 +105,28 @@ func (e *env) printScan(scanned api.Scanned, command string) error {
 		fmt.Fprintf(e.stdout, "nothing was done; to reserve %d as foreign: %s --yes --reason WHY\n", fresh, clean(command))
 	}
 	return nil
+}
+
+// folded makes one row of addresses that follow each other and are the same thing's: a range of dhcpd's is one line to read.
+func folded(found []api.Sighted) []api.Sighted {
+	var rows []api.Sighted
+	var last netip.Addr // of the newest row
+	for _, f := range found {
+		a, err := netip.ParseAddr(f.Value)
+		if err != nil || len(rows) == 0 || !last.IsValid() || last.Next() != a {
+			rows, last = append(rows, f), a
+			continue
+		}
+		row, same := &rows[len(rows)-1], rows[len(rows)-1]
+		same.Value = f.Value
+		if same != f {
+			rows, last = append(rows, f), a
+			continue
+		}
+		first, _, _ := strings.Cut(row.Value, "-")
+		row.Value, last = first+"-"+f.Value, a
+	}
+	return rows
 }
 
 // what is "private address" or "console port".
@@ -158,38 +195,66 @@ func (foreignListCmd) Run(e *env) error {
 }
 
 type foreignFreeCmd struct {
-	What     string `arg:"" help:"An address, a MAC, or GROUP:PORT."`
+	What     string `arg:"" help:"An address, FIRST-LAST, a MAC, or GROUP:PORT."`
 	actFlags `embed:""`
 }
 
 func (c foreignFreeCmd) Run(e *env) error {
-	ask, err := freeOf(c.What)
+	asked, err := freeOf(c.What)
 	if err != nil {
 		return err
 	}
 	if !c.Yes {
 		return e.only("let %s be given out again; a scan that still finds it there reserves it anew", c.What)
 	}
-	ask.Reason = c.Reason
 	client, err := e.client()
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	return e.did(client.Delete(e.ctx, "/v1/foreign", ask, nil), "let %s be given out again", c.What)
+	for _, ask := range asked {
+		ask.Reason = c.Reason
+		if err := client.Delete(e.ctx, "/v1/foreign", ask, nil); err != nil {
+			return err
+		}
+	}
+	return e.did(nil, "let %s be given out again", c.What)
 }
 
+// maxFreed bounds a range of addresses.
+const maxFreed = 4096
+
 // freeOf reads what an operator typed.
-func freeOf(text string) (api.FreeForeign, error) {
-	if a, err := netip.ParseAddr(text); err == nil {
-		return api.FreeForeign{Kind: orchestrator.SightedAddress, Value: a.String()}, nil
+func freeOf(text string) ([]api.FreeForeign, error) {
+	wrong := func(format string, args ...any) ([]api.FreeForeign, error) {
+		return nil, hinted{error: fmt.Errorf(format, args...), next: "slipway foreign", code: exitUsage}
+	}
+	first, last, two := strings.Cut(text, "-")
+	if a, err := netip.ParseAddr(first); err == nil {
+		end := a
+		if two {
+			if end, err = netip.ParseAddr(last); err != nil || end.BitLen() != a.BitLen() {
+				return wrong("%q is no range of addresses", text)
+			}
+		}
+		var all []api.FreeForeign
+		for ; a.IsValid() && !end.Less(a); a = a.Next() {
+			if len(all) == maxFreed {
+				return wrong("%q has more than %d addresses", text, maxFreed)
+			}
+			all = append(all, api.FreeForeign{Kind: orchestrator.SightedAddress, Value: a.String()})
+		}
+		if len(all) == 0 {
+			return wrong("%q is no range of addresses", text)
+		}
+		return all, nil
 	}
 	if mac, err := net.ParseMAC(text); err == nil {
-		return api.FreeForeign{Kind: orchestrator.SightedMAC, Value: mac.String()}, nil
+		return []api.FreeForeign{{Kind: orchestrator.SightedMAC, Value: mac.String()}}, nil
 	}
 	group, port, ok := strings.Cut(text, ":")
 	if n, err := strconv.ParseUint(port, 10, 16); ok && err == nil {
-		return api.FreeForeign{Kind: orchestrator.SightedPort, Scope: group, Value: strconv.FormatUint(n, 10)}, nil
+		return []api.FreeForeign{{Kind: orchestrator.SightedPort, Scope: group, Value: strconv.FormatUint(n, 10)}}, nil
 	}
-	return api.FreeForeign{}, hinted{error: fmt.Errorf("%q is no address, no MAC and no GROUP:PORT", text), next: "slipway foreign", code: exitUsage}
+	return wrong("%q is no address, no MAC and no GROUP:PORT", text)
 }

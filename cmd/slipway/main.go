@@ -56,6 +56,9 @@ type cli struct {
 	IP      ipCmd      `cmd:"" name:"ip" help:"Addresses: list, mark as foreign, free."`
 	Pool    poolCmd    `cmd:"" help:"Pools and their room."`
 	Foreign foreignCmd `cmd:"" help:"What is reserved as somebody else's: list, free."`
+
+	Appliance applianceCmd `cmd:"" help:"Appliances as they are: scan for what is not slipway's."`
+
 	Group   groupCmd   `cmd:"" help:"Appliance groups: list, resume a halted member, approve a shrink."`
 	Plan    planCmd    `cmd:"" help:"Show what would change on the appliances against what is live, and what pools have that nobody knows; touch nothing."`
 	Apply   applyCmd   `cmd:"" help:"Apply exactly what a plan showed, by its hash, or refuse."`

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -32,4 +34,16 @@ func stranger(ts *testscript.TestScript, _ bool, args []string) {
 	site.Report(0, args[1], args[2])
 	call(nil, "VM.start", vm, false, false)
 	ts.Setenv("STRANGER", uuid)
+}
+
+// occupy gives the first subnet of a site's dhcpd.conf a range for anybody, and includes another file: MAIN FILE.
+func occupy(ts *testscript.TestScript, _ bool, args []string) {
+	text, err := os.ReadFile(args[0])
+	ts.Check(err)
+	before, after, ok := strings.Cut(string(text), "{\n")
+	if !ok {
+		ts.Fatalf("%s has no subnet", args[0])
+	}
+	edited := before + "{\n  range 10.77.0.12 10.77.0.14;\n" + after + "include \"" + args[1] + "\";\n"
+	ts.Check(os.WriteFile(args[0], []byte(edited), 0o644))
 }

@@ -13,4 +13,6 @@ func (s *Site) Call(ctx context.Context, pool int, result any, method string, ar
 }
 
 // Report is what a guest of a pool, from 0, says of itself: the address behind a MAC.
-func (s *Site) Report(pool int, mac, address string) { s.world.pools[pool].sim.ReportGuest(mac, address) }
+func (s *Site) Report(pool int, mac, address string) {
+	s.world.pools[pool].sim.ReportGuest(mac, address)
+}

@@ -5,8 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
+	"strings"
 
 	"slipway/internal/api"
+	"slipway/internal/config"
 	"slipway/internal/scan"
 	"slipway/orchestrator"
 )
@@ -27,6 +31,36 @@ func (s *Service) postPoolScan(r *http.Request) (any, error) {
 	return s.scan(r, func(ctx context.Context) []sourceScan {
 		strangers, err := s.Xapi.Strangers(ctx, pool)
 		return []sourceScan{{source: scan.PoolSource(pool), found: scan.Pool(s.Estate, pool, strangers), problem: err}}
+	})
+}
+
+// postApplianceScan scans the members of a group, or the one of GROUP/MEMBER.
+func (s *Service) postApplianceScan(r *http.Request) (any, error) {
+	name, err := url.PathUnescape(r.PathValue("name"))
+	if err != nil {
+		return nil, orchestrator.FieldErrors{{Field: "name", Problem: "cannot be read", Fix: "give a group, or GROUP/MEMBER"}}
+	}
+	group, member, one := strings.Cut(name, "/")
+	i := slices.IndexFunc(s.Config.Groups, func(g config.Group) bool { return g.ID == group })
+	if i < 0 || one && !slices.ContainsFunc(s.Config.Groups[i].Members, func(m config.Member) bool { return m.Name == member }) {
+		return nil, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no group or member %q", name), Next: "slipway group"}
+	}
+	return s.scan(r, func(ctx context.Context) (scans []sourceScan) {
+		surveys, err := s.controller.Survey(ctx, group)
+		if err != nil {
+			return []sourceScan{{source: name, problem: err}}
+		}
+		for _, m := range surveys {
+			if one && m.Name != member {
+				continue
+			}
+			source := sourceScan{source: scan.MemberSource(group, m.Name), found: scan.Appliance(s.Estate, group, m.Name, m.Survey), problem: m.Err, notes: m.Survey.Notes}
+			if m.Survey.Omitted > 0 {
+				source.notes = append(source.notes, fmt.Sprintf("%d things more are there than a scan takes in: it is not whole", m.Survey.Omitted))
+			}
+			scans = append(scans, source)
+		}
+		return scans
 	})
 }
 

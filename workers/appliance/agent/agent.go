@@ -71,6 +71,9 @@ func (j *job) run(ctx context.Context) apply.Answer {
 		return answerf(apply.Broken, "%v: repair or remove it", err)
 	}
 	j.state = state
+	if j.req.Survey {
+		return j.survey(ctx)
+	}
 	if j.req.ReadOnly {
 		return j.observe(ctx)
 	}

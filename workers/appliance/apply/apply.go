@@ -30,6 +30,8 @@ type Request struct {
 	Cut []netip.Addr `json:"cut,omitempty"`
 	// ReadOnly asks what is live and touches nothing: Unit and Rows are all it carries besides. The answer is Observed with Live.
 	ReadOnly bool `json:"read_only,omitempty"`
+	// Survey, with ReadOnly, asks instead what is there that is not ours: Unit is all it carries besides. The answer is Surveyed.
+	Survey bool `json:"survey,omitempty"`
 	// Expect is the SumLive of what must lie in the unit's places when the apply begins; anything else is answered Moved and left as it
 	// is. "" expects nothing.
 	Expect string `json:"expect,omitempty"`
@@ -63,6 +65,7 @@ const (
 	Unchanged   Code = "unchanged"   // was live already, read back, nothing restarted
 	Checked     Code = "checked"     // CheckOnly: the candidate passes
 	Observed    Code = "observed"    // ReadOnly: Live says what is there
+	Surveyed    Code = "surveyed"    // Survey: what is there that is not ours
 	Moved       Code = "moved"       // something else lies there than Request.Expect says; nothing was touched
 	Stale       Code = "stale"       // a lower fence or generation than the agent has seen: the asker is not in charge any more
 	Newer       Code = "newer"       // the appliance holds a newer generation than the store: halted until an operator's word
@@ -87,4 +90,6 @@ type Answer struct {
 	File string `json:"file,omitempty"`
 	Line int    `json:"line,omitempty"`
 	Live *Live  `json:"live,omitempty"` // for Observed
+	// Survey is for Surveyed.
+	Survey *Survey `json:"survey,omitempty"`
 }

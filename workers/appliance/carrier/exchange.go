@@ -26,7 +26,7 @@ const (
 // codes are the answers that there are.
 var codes = []apply.Code{
 	apply.Applied, apply.Unchanged, apply.Checked, apply.Stale, apply.Newer, apply.Shrink, apply.Culprit, apply.Restored, apply.Broken,
-	apply.Refused, apply.Busy, apply.Unsupported, apply.Observed, apply.Moved,
+	apply.Refused, apply.Busy, apply.Unsupported, apply.Observed, apply.Surveyed, apply.Moved,
 }
 
 // room is how long the answer to a request may be.
@@ -60,6 +60,14 @@ func readAnswer(r io.Reader, room int) (apply.Answer, error) {
 	a.Message, a.File = printable(a.Message), printable(a.File)
 	if (a.Code == apply.Observed) != (a.Live != nil) {
 		return apply.Answer{}, fmt.Errorf("%w: code %q, and live files: %t", errNoAnswer, a.Code, a.Live != nil)
+	}
+	if (a.Code == apply.Surveyed) != (a.Survey != nil) {
+		return apply.Answer{}, fmt.Errorf("%w: code %q, and a survey: %t", errNoAnswer, a.Code, a.Survey != nil)
+	}
+	if a.Survey != nil {
+		if err := checkSurvey(a.Survey); err != nil {
+			return apply.Answer{}, fmt.Errorf("%w: %w", errNoAnswer, err)
+		}
 	}
 	if a.Live != nil {
 		if err := checkLive(a.Live); err != nil {
