@@ -82,7 +82,12 @@ func (checkCmd) Run(e *env) error {
 		fmt.Fprintf(e.stdout, "%s %s", mark, finding.What)
 		switch {
 		case finding.Err != nil:
-			fmt.Fprintf(e.stdout, ": %s", clean(finding.Err.Error()))
+			for i, line := range strings.Split(finding.Err.Error(), "\n") { // one for each field
+				if i > 0 {
+					fmt.Fprintf(e.stdout, "\n     %s", finding.What)
+				}
+				fmt.Fprintf(e.stdout, ": %s", clean(line))
+			}
 		case finding.Note != "":
 			fmt.Fprintf(e.stdout, " (%s)", clean(finding.Note))
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"slipway/internal/config"
+	"slipway/orchestrator"
 	"slipway/store"
 	"slipway/templates"
 	"slipway/workers/appliance/apply"
@@ -94,6 +95,9 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 	for _, g := range cfg.Groups {
 		for _, m := range g.Members {
 			tries = append(tries, try{"group " + g.ID + " member " + m.Name, func(ctx context.Context) (string, error) { return checkMember(ctx, cfg, g, m, log) }})
+			if g.Unit == string(orchestrator.DHCP) {
+				tries = append(tries, try{"group " + g.ID + " member " + m.Name + " ranges", func(ctx context.Context) (string, error) { return checkRanges(ctx, cfg, g, m, log) }})
+			}
 		}
 	}
 	if cfg.Notify.Webhook != "" {
