@@ -50,7 +50,7 @@ type Machine struct {
 	// for the customer alone: an armored age file, encrypted to the order's SSH keys; "" when none of them can be encrypted to.
 	AdministratorPassword Sealed
 	AdministratorAge      string
-	Identity              string // the guest's machine-id after its reset, unique among the machines that are not absent
+	Identity              string // the guest's machine-id or SID after its reset, unique among the machines that are not absent
 
 	CreatedAt, UpdatedAt time.Time
 }

@@ -218,7 +218,7 @@ func (s JobStatus) Hopeless() bool { return s.State == JobExited && s.Exit >= 80
 
 // Inspection is what verify saw inside.
 type Inspection struct {
-	Identity string            // machine-id
+	Identity string            // machine-id, or a Windows machine's SID
 	Checks   map[string]string // name → "ok" or what is wrong
 }
 

@@ -103,7 +103,7 @@ func inspect(ctx context.Context, i orchestrator.Installer, s *orchestrator.Step
 		}
 	}
 	if found.Identity == "" {
-		return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Permanent, "the finished guest has no machine-id")
+		return orchestrator.Outcome{}, orchestrator.Errorf("post_install", orchestrator.Permanent, "the finished guest has no identity: neither a machine-id nor a SID")
 	}
 	if err := s.Record(ctx, handleID, found.Identity); err != nil {
 		return orchestrator.Outcome{}, err
@@ -118,7 +118,7 @@ func leave(ctx context.Context, i orchestrator.Installer, s *orchestrator.Step, 
 		return orchestrator.Outcome{}, err
 	}
 	s.Machine.Identity = identity
-	return orchestrator.Finished("checks passed, machine-id %s", identity)
+	return orchestrator.Finished("checks passed, identity %s", identity)
 }
 
 // logEnd reads on to the end of an exited job's log, as far as that goes quickly.

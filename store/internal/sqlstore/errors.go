@@ -15,7 +15,7 @@ const leaseConstraint = "run_lease"
 var meanings = map[string]string{
 	leaseConstraint:       "another worker holds the run",
 	"machine_name":        "the tenant has a machine of this name",
-	"machine_identity":    "another machine has this machine-id: the guest's identity was not reset",
+	"machine_identity":    "another machine has this machine-id or SID: the guest's identity was not reset",
 	"machines_pkey":       "the machine exists already",
 	"runs_pkey":           "the run exists already",
 	"run_active":          "the machine has an active run",
