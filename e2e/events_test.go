@@ -24,9 +24,11 @@ type event struct {
 		Order   string   `json:"order_id"`
 		Machine string   `json:"machine"`
 		State   string   `json:"state"`
+		Age     string   `json:"administrator_password_age"`
 		Fields  []string `json:"fields"`
 		Errors  []struct{ Field, Problem, Fix string }
 	} `json:"data"`
+	raw string
 }
 
 // listener is a panel with a durable queue of its own, which comes back when the broker does.
@@ -105,6 +107,7 @@ func (l *listener) hear(ctx context.Context, bound func()) error {
 			if err := json.Unmarshal(d.Body, &e); err != nil {
 				return err
 			}
+			e.raw = string(d.Body)
 			l.mu.Lock()
 			l.events = append(l.events, e)
 			l.mu.Unlock()

@@ -20,6 +20,8 @@ type guests struct {
 	s   *site
 	ns  *testnet.Namespace
 	ctx context.Context
+	// start is how they boot.
+	start bootGuest
 
 	mu     sync.Mutex
 	booted map[string]*booted // by MAC
@@ -27,14 +29,20 @@ type guests struct {
 }
 
 type booted struct {
-	guest   *guest.Guest
 	address string
+	stop    func()
 }
 
-func newGuests(s *site) *guests {
+// bootGuest starts what answers at an address in the guests' namespace; "" is an address that nobody finds.
+type bootGuest func(g *guests, mac, address string) (stop func(), err error)
+
+func newGuests(s *site, start bootGuest) *guests {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	g := &guests{s: s, ns: s.lab.Namespace("guests"), ctx: ctx, booted: map[string]*booted{}, boots: map[string]int{}}
+	g := &guests{s: s, ns: s.lab.Namespace("guests"), ctx: ctx, start: start, booted: map[string]*booted{}, boots: map[string]int{}}
+	if g.start == nil {
+		g.start = bootLinux
+	}
 	s.attach(g.ns)
 	for _, p := range s.pools {
 		g.ns.MustRun("ip", "address", "add", p.at(p.private, 1, 1).String()+"/20", "dev", "eth0")
@@ -46,8 +54,7 @@ func newGuests(s *site) *guests {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		for _, b := range g.booted {
-			b.guest.Stop()
-			_ = b.guest.Close() // a read-only handle on its folder
+			b.stop()
 		}
 	})
 	return g
@@ -68,35 +75,50 @@ func (g *guests) power(change simxapi.Power) {
 		}
 	case change.State == "Halted" && b != nil:
 		delete(g.booted, mac)
-		b.guest.Stop()
-		_ = b.guest.Close()
+		b.stop()
 	}
 }
 
 func (g *guests) boot(mac string) error {
+	address, _ := g.leased(mac)
+	stop, err := g.start(g, mac, address)
+	if err != nil {
+		return err
+	}
+	g.booted[mac] = &booted{address: address, stop: stop}
+	g.boots[mac]++
+	return nil
+}
+
+// listen opens a port where guests are.
+func (g *guests) listen(address string) (l net.Listener, err error) {
+	g.ns.Do(func() { l, err = net.Listen("tcp4", address) })
+	return l, err
+}
+
+func bootLinux(g *guests, mac, address string) (func(), error) {
 	dir := filepath.Join(g.s.dir, "guests", strings.ReplaceAll(mac, ":", ""))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return nil, err
 	}
 	machine, err := guest.New(guest.Config{Dir: dir, HostKey: []byte(g.s.template), AuthorizedKeys: []string{g.s.loginLine}})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	address, _ := g.leased(mac) // without an address it listens nowhere that anybody finds
-	var listener net.Listener
-	g.ns.Do(func() { listener, err = net.Listen("tcp4", net.JoinHostPort(address, "22")) })
+	listener, err := g.listen(net.JoinHostPort(address, "22"))
 	if err != nil {
 		_ = machine.Close()
-		return err
+		return nil, err
 	}
 	if err := machine.Start(g.ctx, listener); err != nil {
 		_ = listener.Close()
 		_ = machine.Close()
-		return err
+		return nil, err
 	}
-	g.booted[mac] = &booted{guest: machine, address: address}
-	g.boots[mac]++
-	return nil
+	return func() {
+		machine.Stop()
+		_ = machine.Close() // a read-only handle on its folder
+	}, nil
 }
 
 var hostBlock = regexp.MustCompile(`hardware ethernet ([0-9a-f:]+);\s*fixed-address ([0-9.]+);`)

@@ -6,9 +6,10 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
-	"strings"
+	"slices"
 	"sync"
 	"testing"
 
@@ -30,10 +31,11 @@ type pool struct {
 	private  netip.Prefix // the third byte: 0 infrastructure, 4 to 7 machines, 15 unknown clients
 	public   netip.Prefix
 	network  string
+	images   map[string]string // by image, its part of the configuration
 	local    *xapi.Client
 }
 
-// image is what all pools have.
+// image is what pools have unless a story says otherwise.
 const image = "debian-12"
 
 // newPool plans the n-th pool; start makes it answer.
@@ -62,9 +64,13 @@ func (p *pool) start(manager *testnet.Namespace, power func(simxapi.Power), addr
 		p.t.Fatal(err)
 	}
 	p.pin = pin
+	var templates []simxapi.Template
+	for _, name := range slices.Sorted(maps.Keys(p.images)) {
+		templates = append(templates, simxapi.Template{Name: name, Image: name, DiskGiB: 10})
+	}
 	p.sim, err = simxapi.New(simxapi.Config{
 		User: "root", Password: orchestrator.NewSecret(p.password), Hosts: 2, Seed: uint64(p.private.Addr().As4()[2]), HostAddress: managerAddress, SameAddress: true,
-		SharedSR: true, Templates: []simxapi.Template{{Name: image, Image: image, DiskGiB: 10}}, HostMemory: cmp.Or(memory, 2<<40), SRSize: 64 << 40,
+		SharedSR: true, Templates: templates, HostMemory: cmp.Or(memory, 2<<40), SRSize: 64 << 40,
 		Logger: slog.New(slog.DiscardHandler), OnPower: power, GuestAddress: address,
 	})
 	if err != nil {
@@ -114,19 +120,23 @@ func (p *pool) start(manager *testnet.Namespace, power func(simxapi.Power), addr
 }
 
 // config is the pool's section.
-func (p *pool) config(hostKey string) string {
+func (p *pool) config() string {
+	images := ""
+	for _, name := range slices.Sorted(maps.Keys(p.images)) {
+		images += fmt.Sprintf("\n      %s: %s", name, p.images[name])
+	}
 	return fmt.Sprintf(`
   - id: %[1]s
     network: %[2]s
     xenapi: {addresses: ["https://%[3]s"], user: root, password: {file: %[1]s.password}, pin_sha256: "%[4]s"}
-    images: {%[5]s: {host_key: %[6]q}}
-    private: {prefix: %[7]s, gateway: %[8]s, ranges: [%[9]s]}
-    public: {prefix: %[10]s, gateway: %[11]s, ranges: [%[12]s]}
+    images:%[5]s
+    private: {prefix: %[6]s, gateway: %[7]s, ranges: [%[8]s]}
+    public: {prefix: %[9]s, gateway: %[10]s, ranges: [%[11]s]}
     dhcp: [dhcp]
     firewall: [firewall]
     console: [console]
     console_ports: 20000-20999
-    installer: [%[13]s]
-`, p.id, p.network, p.address, p.pin, image, strings.TrimSpace(hostKey), p.private, p.at(p.private, 0, 1), p.machines(p.private),
+    installer: [%[12]s]
+`, p.id, p.network, p.address, p.pin, images, p.private, p.at(p.private, 0, 1), p.machines(p.private),
 		p.public, p.at(p.public, 0, 1), p.machines(p.public), installerAddress)
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -61,6 +62,12 @@ type site struct {
 
 type siteConfig struct {
 	pools int
+	// images are what each pool has, with their part of the configuration, "" for the template's host key; nil is debian-12.
+	images map[string]string
+	// templates is a directory that overrides the built-in ones; "" is none.
+	templates string
+	// boot starts a simulated guest for a VM; nil is a Linux one.
+	boot bootGuest
 	// power, when given, is told of every change of a VM's power, in the pool's own goroutine; nil boots simulated guests.
 	power    func(simxapi.Power)
 	address  func(mac string) (string, bool)
@@ -80,6 +87,13 @@ func newSite(t *testing.T, c siteConfig) *site {
 	s.login, s.loginLine = keyPair(t)
 	for i := range c.pools {
 		s.pools = append(s.pools, newPool(t, i))
+		s.pools[i].images = map[string]string{}
+		if c.images == nil {
+			c.images = map[string]string{image: ""}
+		}
+		for name, text := range c.images {
+			s.pools[i].images[name] = cmp.Or(text, fmt.Sprintf("{host_key: %q}", s.templateLine))
+		}
 	}
 	firewall, dhcp, console := s.networks()
 	xenapi := ""
@@ -90,7 +104,7 @@ func newSite(t *testing.T, c siteConfig) *site {
 	s.dhcp = newDHCP(t, dhcp, dhcpAddress, s.program, s.pools)
 	s.console = newConsoles(t, console, consoleAddress, s.program, xenapi)
 	if c.power == nil {
-		s.guests = newGuests(s)
+		s.guests = newGuests(s, c.boot)
 		c.power, c.address = s.guests.power, s.guests.address
 	}
 	for _, p := range s.pools {
@@ -257,10 +271,13 @@ func (s *site) configure(c siteConfig) {
 		u.User = url.User(u.User.Username())
 		put("queue: {kind: amqp, url: %q, password: {file: broker.password}}", u.String())
 	}
+	if c.templates != "" {
+		put("templates: %q", c.templates)
+	}
 	put("pools:")
 	for _, p := range s.pools {
 		secrets[p.id+".password"] = p.password
-		b.WriteString(p.config(s.templateLine))
+		b.WriteString(p.config())
 	}
 	member := func(a *appliance, name string) string {
 		return fmt.Sprintf("{name: %s-1, address: %s, ssh: {address: \"%s:22\", user: root, key: {file: %s.key}, host_key: %q}}", name, a.address, a.address, name, strings.TrimSpace(a.hostKey))

@@ -54,7 +54,9 @@ type Config struct {
 
 	// Step runs a step of a job in place of the guest's own picture of it, when it says that it has. It is called concurrently and ends
 	// with its context.
-	Step   func(ctx context.Context, job, step string) (output string, code int, handled bool)
+	Step func(ctx context.Context, job, step string) (output string, code int, handled bool)
+	// Listen opens the guest's port, at power on and after each restart; nil is an ordinary listener.
+	Listen func(ctx context.Context, address string) (net.Listener, error)
 	Logger *slog.Logger // nil is silence
 }
 
@@ -106,6 +108,11 @@ func New(config Config) (*Server, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
+	if config.Listen == nil {
+		config.Listen = func(ctx context.Context, address string) (net.Listener, error) {
+			return (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+		}
+	}
 	if len(config.Restart) == 0 {
 		config.Restart = []Window{{Refused, 50 * time.Millisecond}}
 	}
@@ -116,7 +123,7 @@ func New(config Config) (*Server, error) {
 
 // Start switches the guest on at address (HOST:PORT, port 0 for any) and returns where it listens. Close it.
 func (s *Server) Start(ctx context.Context, address string) (string, error) {
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	l, err := s.config.Listen(ctx, address)
 	if err != nil {
 		return "", fmt.Errorf("listen: %w", err)
 	}
@@ -218,7 +225,7 @@ func (s *Server) begin(windows []Window) {
 	case now == Refused:
 		s.silence()
 	case s.http == nil:
-		l, err := (&net.ListenConfig{}).Listen(s.ctx, "tcp", s.address)
+		l, err := s.config.Listen(s.ctx, s.address)
 		if err != nil {
 			s.config.Logger.Error("cannot listen again", "address", s.address, "err", err)
 			return
