@@ -180,17 +180,40 @@ func (b *Broker) CAFile() string { return filepath.Join(b.dir, "ca.pem") }
 func (b *Broker) vhost(tb testing.TB) string {
 	tb.Helper()
 	name := fmt.Sprintf("test-%d", b.count.Add(1))
-	b.calls.Lock()
-	defer b.calls.Unlock()
-	// rabbitmqctl would boot an Erlang machine for each command, two seconds of it.
-	cmd := b.command(b.erlCall, "-sname", b.node(), "-timeout", "30", "-e")
-	cmd.Stdin = strings.NewReader(fmt.Sprintf(`ok = rabbit_vhost:add(<<"%[1]s">>, <<"guest">>),
+	b.erlang(tb, fmt.Sprintf(`ok = rabbit_vhost:add(<<"%[1]s">>, <<"guest">>),
 ok = rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"%[1]s">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>).
 `, name))
-	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "{ok, ok}" {
-		tb.Fatalf("create a virtual host: %v: %s", err, out)
-	}
 	return name
+}
+
+// Account makes an account that may do in a URL's virtual host what the three patterns say, and returns the URL with it. The name gets a
+// number, for accounts are the broker's and not the virtual host's.
+func (b *Broker) Account(tb testing.TB, address, name, configure, write, read string) string {
+	tb.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	name = fmt.Sprintf("%s-%d", name, b.count.Add(1))
+	password := rand.Text()
+	bin := func(s string) string { return `<<"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `">>` }
+	b.erlang(tb, fmt.Sprintf(`ok = rabbit_auth_backend_internal:add_user(%[1]s, %[2]s, <<"test">>),
+ok = rabbit_auth_backend_internal:set_permissions(%[1]s, %[3]s, %[4]s, %[5]s, %[6]s, <<"test">>).
+`, bin(name), bin(password), bin(strings.TrimPrefix(u.Path, "/")), bin(configure), bin(write), bin(read)))
+	u.User = url.UserPassword(name, password)
+	return u.String()
+}
+
+// erlang runs expressions that end in ok on the node. rabbitmqctl would boot an Erlang machine for each command, two seconds of it.
+func (b *Broker) erlang(tb testing.TB, text string) {
+	tb.Helper()
+	b.calls.Lock()
+	defer b.calls.Unlock()
+	cmd := b.command(b.erlCall, "-sname", b.node(), "-timeout", "30", "-e")
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "{ok, ok}" {
+		tb.Fatalf("erl_call: %v: %s", err, out)
+	}
 }
 
 // Kill9 ends the broker with SIGKILL; epmd lives on, as it does when a node dies.

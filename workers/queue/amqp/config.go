@@ -24,6 +24,8 @@ type Config struct {
 	// Log is told of connections made and lost. nil discards.
 	Log *slog.Logger
 
+	// Keepalive is how often a Requester that waits for an answer makes sure that somebody still has its request; 0 is 5 s.
+	Keepalive      time.Duration
 	Heartbeat      time.Duration // 0 is 10 s; a dead peer is noticed after about two of them
 	ConnectTimeout time.Duration // one attempt, TLS and handshake included; 0 is 10 s
 	PublishTimeout time.Duration // one publish with its confirmations, waiting for a connection included; 0 is 30 s
@@ -39,6 +41,7 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	orElse(&c.Heartbeat, 10*time.Second)
+	orElse(&c.Keepalive, 5*time.Second)
 	orElse(&c.ConnectTimeout, 10*time.Second)
 	orElse(&c.PublishTimeout, 30*time.Second)
 	orElse(&c.BackoffMin, 200*time.Millisecond)

@@ -9,4 +9,9 @@
 // Two connections, one to consume and one to publish: a broker that is short of memory stops reading from publishers, and
 // acknowledgements must not wait behind that. The client library's own recovery is left off, because delivery tags of an old channel mean
 // nothing on a new one: here a lost channel ends its deliveries, and the orders come again.
+//
+// Beside the queue, [Requester] and [Responder] are a question and its answer over the same broker, for agents on appliances:
+//
+//	default exchange → exclusive queue slipway.agent.NAME (the Responder's, gone when its connection is)
+//	slipway.answers  direct exchange → exclusive queue slipway.answers.ID (the Requester's)
 package amqp

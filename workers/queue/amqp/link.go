@@ -17,11 +17,11 @@ import (
 )
 
 // link keeps one connection to the broker: it connects when somebody asks for a channel, and again when the last connection was lost.
-// Every channel begins by declaring the topology.
 type link struct {
-	name   string // "slipway consume", as the broker's list of connections shows it
-	config Config
-	tls    *tls.Config
+	name    string // "slipway consume", as the broker's list of connections shows it
+	config  Config
+	tls     *tls.Config
+	declare func(*amqp091.Channel) error // every channel begins with it; nil declares nothing
 
 	dialing chan struct{} // holds one token: whoever has it may connect
 
@@ -35,8 +35,8 @@ type link struct {
 
 var errClosed = errors.New("the queue is closed")
 
-func newLink(name string, config Config, tlsConfig *tls.Config) *link {
-	l := &link{name: name, config: config, tls: tlsConfig, dialing: make(chan struct{}, 1)}
+func newLink(name string, config Config, tlsConfig *tls.Config, declare func(*amqp091.Channel) error) *link {
+	l := &link{name: name, config: config, tls: tlsConfig, declare: declare, dialing: make(chan struct{}, 1)}
 	l.dialing <- struct{}{}
 	return l
 }
@@ -93,9 +93,11 @@ func (l *link) tryChannel(ctx context.Context) (*amqp091.Channel, error) {
 		_ = conn.Close() // it is of no use; the next attempt makes another
 		return nil, fmt.Errorf("open a channel: %w", err)
 	}
-	if err := declare(ch); err != nil {
-		_ = ch.Close()
-		return nil, err
+	if l.declare != nil {
+		if err := l.declare(ch); err != nil {
+			_ = ch.Close()
+			return nil, err
+		}
 	}
 	l.ok()
 	return ch, nil

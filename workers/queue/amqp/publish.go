@@ -75,7 +75,16 @@ func publishing(m queue.Message) amqp091.Publishing {
 	return p
 }
 
-// send publishes a batch of at most maxWave and waits until the broker has taken every message in.
+// errNoQueue is a mandatory message that came back: nobody has got it.
+var errNoQueue = errors.New("it reaches no queue")
+
+// unsent is a failure before anything was written.
+type unsent struct{ error }
+
+func (u unsent) Unwrap() error { return u.error }
+
+// send publishes a batch of at most maxWave and waits until the broker has taken every message in. An error that is neither unsent nor
+// errNoQueue leaves open what has arrived.
 func (p *publisher) send(ctx context.Context, batch []outgoing) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.link.config.PublishTimeout,
 		fmt.Errorf("no confirmation within %s", p.link.config.PublishTimeout))
@@ -84,13 +93,13 @@ func (p *publisher) send(ctx context.Context, batch []outgoing) error {
 	case <-p.turn:
 		defer func() { p.turn <- struct{}{} }()
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return unsent{context.Cause(ctx)}
 	}
 	if ctx.Err() != nil { // both were there: chance chose
-		return context.Cause(ctx)
+		return unsent{context.Cause(ctx)}
 	}
 	if err := p.open(ctx); err != nil {
-		return err
+		return unsent{err}
 	}
 	// A broker that is short of memory reads no more, and a write to it does not know our context.
 	stop := context.AfterFunc(ctx, p.link.sever)
@@ -147,7 +156,7 @@ func (p *publisher) exchange(ctx context.Context, batch []outgoing) error {
 			if !open {
 				return refused
 			}
-			refused = errors.Join(refused, fmt.Errorf("publish %s to %s: it reaches no queue (%s)", r.MessageId, r.Exchange, r.ReplyText))
+			refused = errors.Join(refused, fmt.Errorf("publish %s to %s: %w (%s)", r.MessageId, r.Exchange, errNoQueue, r.ReplyText))
 		default:
 			return refused
 		}

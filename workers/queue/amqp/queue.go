@@ -25,8 +25,8 @@ func New(config Config) (*Queue, error) {
 	config = config.withDefaults()
 	return &Queue{
 		config:  config,
-		consume: newLink("slipway consume", config, tlsConfig),
-		publish: newPublisher(newLink("slipway publish", config, tlsConfig)),
+		consume: newLink("slipway consume", config, tlsConfig, declare),
+		publish: newPublisher(newLink("slipway publish", config, tlsConfig, declare)),
 	}, nil
 }
 

@@ -14,7 +14,13 @@ const (
 	ExchangeDead   = "slipway.dead"
 	QueueOrders    = "slipway.orders"
 	QueueDead      = "slipway.dead"
+
+	// ExchangeAnswers carries what Responders say; the routing key is the queue that a Requester listens at.
+	ExchangeAnswers = "slipway.answers"
 )
+
+// AgentQueue is where an appliance's agent is asked.
+func AgentQueue(agent string) string { return "slipway.agent." + agent }
 
 // declare makes the topology. It is idempotent; a queue or exchange of the same name that was made otherwise is refused by the broker
 // (406) and is for an operator to remove.
