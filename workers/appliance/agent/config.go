@@ -40,6 +40,26 @@ type Config struct {
 	// RestoreTimeout bounds putting the old state back, which goes on after Timeout and after a caller's cancel; 0 is 1 min.
 	RestoreTimeout time.Duration       `yaml:"restore_timeout"`
 	Units          map[string]Settings `yaml:"units"` // by the request's unit name
+	// Queue is for an agent that listens on a broker; the command line knows what is in it.
+	Queue *Section `yaml:"queue"`
+}
+
+// Section is a part of the file that somebody else reads.
+type Section struct{ node *yaml.Node }
+
+// UnmarshalYAML keeps it.
+func (s *Section) UnmarshalYAML(node *yaml.Node) error {
+	s.node = node
+	return nil
+}
+
+// Decode fills a struct (yaml tags). A field that the struct lacks is refused.
+func (s *Section) Decode(into any) error {
+	text, err := yaml.Marshal(s.node) // a Node cannot be decoded strictly, its text can
+	if err != nil {
+		return err
+	}
+	return strict(text, into)
 }
 
 // Settings is one unit's section: the driver's name, and what that driver alone understands.

@@ -12,8 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"slipway/internal/testserver"
 	"slipway/workers/appliance"
 	"slipway/workers/appliance/agent"
 	"slipway/workers/appliance/apply"
@@ -30,13 +29,14 @@ var (
 	_ appliance.Carrier = carrier.Local{}
 	_ appliance.Carrier = carrier.Exec{}
 	_ appliance.Carrier = (*carrier.SSH)(nil)
+	_ appliance.Carrier = (*carrier.Queue)(nil)
 )
 
 func TestMain(m *testing.M) {
 	if word := os.Getenv(farVar); word != "" {
 		os.Exit(far(word, os.Getenv(dirVar)))
 	}
-	goleak.VerifyTestMain(m)
+	testserver.Main(m)
 }
 
 func far(word, dir string) int {
@@ -50,6 +50,11 @@ func far(word, dir string) int {
 			err = a.Serve(context.Background(), os.Stdin, os.Stdout)
 		}
 		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 2
+		}
+	case "listens":
+		if err := listen(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 2
 		}
@@ -106,8 +111,25 @@ func (plain) Check(_ context.Context, dir string) error {
 	return err
 }
 
-func (plain) Reload(context.Context, agent.Change) error { return nil }
-func (plain) Prove(context.Context) error                { return nil }
+// Reload hangs as long as there is a file hold, and notes every call.
+func (p plain) Reload(ctx context.Context, _ agent.Change) error {
+	f, err := os.OpenFile(filepath.Join(p.dir, "reloads"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, _ = f.WriteString("reload\n")
+	if err := f.Close(); err != nil {
+		return err
+	}
+	for ; ctx.Err() == nil; time.Sleep(10 * time.Millisecond) { // the far side is no test
+		if _, err := os.Stat(filepath.Join(p.dir, "hold")); err != nil {
+			return nil
+		}
+	}
+	return ctx.Err()
+}
+
+func (plain) Prove(context.Context) error { return nil }
 
 func newAgent(dir string) (*agent.Agent, error) {
 	registry := agent.Registry{"plain": func(agent.Settings) (agent.Unit, error) { return plain{dir}, nil }}
