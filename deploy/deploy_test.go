@@ -55,6 +55,36 @@ func TestExampleAgentConfigurationMakesEveryUnit(t *testing.T) {
 	}
 }
 
+// TestAgentOfTheExamples: the three files that make an agent on the broker speak of the same one.
+func TestAgentOfTheExamples(t *testing.T) {
+	cfg, err := config.Load("slipway.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var agents []string
+	for _, g := range cfg.Groups {
+		for _, m := range g.Members {
+			if m.Queue != nil {
+				agents = append(agents, m.Queue.Agent)
+			}
+		}
+	}
+	if len(agents) != 1 {
+		t.Fatalf("the example shows %q, not one agent on the broker", agents)
+	}
+	for file, words := range map[string][]string{
+		"agent.example.yaml":            {"agent: " + agents[0] + " ", "amqps://agent-" + agents[0] + "@", "{credential: amqp}"},
+		"rabbitmq-definitions.json":     {`"agent-` + agents[0] + `"`},
+		"systemd/slipway-agent.service": {"LoadCredential=amqp:/"},
+	} {
+		for _, word := range words {
+			if !strings.Contains(read(t, file), word) {
+				t.Errorf("%s has not %q", file, word)
+			}
+		}
+	}
+}
+
 // directive is one "Key=value" line of a systemd unit.
 type directive struct{ section, key, value string }
 
@@ -89,7 +119,7 @@ func values(all []directive, key string) []string {
 	return out
 }
 
-var units = []string{"systemd/slipway.service", "systemd/slipway-firewall-restore.service"}
+var units = []string{"systemd/slipway.service", "systemd/slipway-agent.service", "systemd/slipway-firewall-restore.service"}
 
 func TestServiceGivesEveryCredentialThatTheExampleNames(t *testing.T) {
 	var given []string
@@ -242,12 +272,16 @@ func TestRabbitMQDefinitionsAreTheTopology(t *testing.T) {
 	}
 	var exchanges []string
 	for _, x := range d.Exchanges {
-		if x.Type != "topic" || !x.Durable || x.Internal || x.Vhost != d.Vhosts[0].Name {
+		kind := "topic"
+		if x.Name == amqp.ExchangeAnswers {
+			kind = "direct"
+		}
+		if x.Type != kind || !x.Durable || x.Internal || x.Vhost != d.Vhosts[0].Name {
 			t.Errorf("exchange %s is not declared as slipway declares it: the broker would refuse one of the two (406)", x.Name)
 		}
 		exchanges = append(exchanges, x.Name)
 	}
-	if want := []string{amqp.ExchangeOrders, amqp.ExchangeEvents, amqp.ExchangeDead}; !slices.Equal(exchanges, want) {
+	if want := []string{amqp.ExchangeOrders, amqp.ExchangeEvents, amqp.ExchangeDead, amqp.ExchangeAnswers}; !slices.Equal(exchanges, want) {
 		t.Errorf("exchanges %q, want %q", exchanges, want)
 	}
 	for _, u := range d.Users {
@@ -287,6 +321,17 @@ func TestRabbitMQDefinitionsAreTheTopology(t *testing.T) {
 		{"panel", read, amqp.QueueOrders, false}, // other panels' orders
 		{"panel", read, amqp.QueueDead, false},
 		{"panel", read, "slipway.events.other", false},
+		{"slipway", write, "amq.default", true}, // where an agent's queue is asked
+		{"panel", write, "amq.default", false},
+		{"agent-dhcp2", write, "amq.default", false},
+		{"agent-dhcp2", configure, amqp.AgentQueue("dhcp2"), true},
+		{"agent-dhcp2", read, amqp.AgentQueue("dhcp2"), true},
+		{"agent-dhcp2", configure, amqp.AgentQueue("dhcp23"), false},
+		{"agent-dhcp2", read, amqp.AgentQueue("fw1"), false},
+		{"agent-dhcp2", write, amqp.ExchangeAnswers, true},
+		{"agent-dhcp2", read, amqp.ExchangeAnswers, false},
+		{"agent-dhcp2", write, amqp.ExchangeOrders, false},
+		{"panel", write, amqp.ExchangeAnswers, false},
 	} {
 		if got := may[c.user][c.what].MatchString(c.name); got != c.want {
 			t.Errorf("user %s, %s on %s: %v, want %v", c.user, [...]string{"configure", "write", "read"}[c.what], c.name, got, c.want)

@@ -160,6 +160,7 @@ func (c simXVPCmd) Run(e *env) error {
 
 type agentCmd struct {
 	Apply         agentApplyCmd `cmd:"" help:"Apply one desired state from standard input; the answer goes to standard output."`
+	Serve         agentServeCmd `cmd:"" help:"Listen on the broker and apply what workers ask, until SIGTERM."`
 	BootFirewall  agentBootCmd  `cmd:"" help:"Put the firewall's rules back when the machine starts."`
 	WatchFirewall agentWatchCmd `cmd:"" hidden:"" help:"Put old rules back unless a change is proven in time."`
 }
@@ -178,6 +179,21 @@ func (c agentApplyCmd) Run(e *env) error {
 		return hinted{error: err, next: "$EDITOR " + c.AgentConfig, code: exitRefused}
 	}
 	return agent.Apply(e.ctx, cfg, service.Registry(), e.log, e.stdin, e.stdout)
+}
+
+type agentServeCmd struct {
+	agentFile `embed:""`
+}
+
+func (c agentServeCmd) Run(e *env) error {
+	cfg, err := agent.LoadConfig(c.AgentConfig)
+	if err == nil {
+		err = service.ServeAgent(e.ctx, cfg, e.log)
+	}
+	if err != nil {
+		return hinted{error: err, next: "$EDITOR " + c.AgentConfig, code: exitRefused}
+	}
+	return nil
 }
 
 type agentBootCmd struct {

@@ -141,6 +141,7 @@ type Member struct {
 	Name  string      `yaml:"name"`
 	Local *LocalAgent `yaml:"local"`
 	SSH   *SSHAgent   `yaml:"ssh"`
+	Queue *QueueAgent `yaml:"queue"`
 	// Console is where a member of a console group is reached by customers and by our own check: host, without a port.
 	Address string `yaml:"address"`
 }
@@ -156,6 +157,12 @@ type SSHAgent struct {
 	User    string `yaml:"user"`
 	Key     Secret `yaml:"key"`      // private key without a passphrase
 	HostKey string `yaml:"host_key"` // public key of the appliance, pinned
+}
+
+// QueueAgent reaches `slipway agent serve` over the broker of the configuration's queue.
+type QueueAgent struct {
+	Agent string `yaml:"agent"` // its name: it listens at slipway.agent.NAME
+	Key   Secret `yaml:"key"`   // private Ed25519 key that signs what it is asked
 }
 
 // Secret says where a secret is; exactly one field is set.
@@ -310,6 +317,9 @@ func (c *Config) resolve(dir string) {
 			}
 			if m.SSH != nil {
 				abs(&m.SSH.Key.File)
+			}
+			if m.Queue != nil {
+				abs(&m.Queue.Key.File)
 			}
 		}
 	}

@@ -105,6 +105,7 @@ func (c *Config) Validate() error {
 		}
 		groups[g.ID] = g
 		g.validate(field, add)
+		c.validateQueueMembers(g, field, add)
 	}
 	for _, p := range c.Pools {
 		field := "pools." + p.ID
@@ -259,8 +260,14 @@ func (g Group) validate(field string, add func(field, problem, fix string)) {
 			add(at+".name", fmt.Sprintf("%q is there twice", clip(m.Name)), "give each member a name of its own")
 		}
 		seen[m.Name] = true
-		if (m.Local == nil) == (m.SSH == nil) {
-			add(at, "must be reached in exactly one way", "give it local: or ssh:")
+		ways := 0
+		for _, way := range []bool{m.Local != nil, m.SSH != nil, m.Queue != nil} {
+			if way {
+				ways++
+			}
+		}
+		if ways != 1 {
+			add(at, "must be reached in exactly one way", "give it local:, ssh: or queue:")
 		}
 		if m.SSH != nil && m.SSH.Key.IsZero() {
 			add(at+".ssh.key", "is missing", "name the private key that the appliance's forced command belongs to")

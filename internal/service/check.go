@@ -188,7 +188,9 @@ func checkPool(ctx context.Context, cfg *config.Config, p config.Pool, log *slog
 // checkMember has the agent test an empty state of ours with the real tool: the way there, the lock, the tool and the site's own files.
 // A test needs no lease; its fence is beyond all, for an agent that has worked for serve answers nobody with a lower one.
 func checkMember(ctx context.Context, cfg *config.Config, g config.Group, m config.Member, log *slog.Logger) (string, error) {
-	c, err := openCarrier(m, log)
+	ways := &carriers{cfg: cfg, log: log}
+	defer ways.Close()
+	c, err := ways.open(m)
 	if err != nil {
 		return "", err
 	}

@@ -16,7 +16,9 @@ import (
 // checkRanges holds the ranges of the pools that use a DHCP group against what a member's dhcpd declares now. A member that does not answer
 // is another try's failure: here it is only said that nothing was compared.
 func checkRanges(ctx context.Context, cfg *config.Config, g config.Group, m config.Member, log *slog.Logger) (string, error) {
-	c, err := openCarrier(m, log)
+	ways := &carriers{cfg: cfg, log: log}
+	defer ways.Close()
+	c, err := ways.open(m)
 	if err != nil {
 		return "unchecked: " + err.Error(), nil
 	}

@@ -23,8 +23,6 @@ import (
 	"slipway/store"
 	"slipway/templates"
 	"slipway/workers/appliance"
-	"slipway/workers/appliance/agent"
-	"slipway/workers/appliance/carrier"
 	"slipway/workers/driver"
 	"slipway/workers/hypervisor/xapi"
 	"slipway/workers/intake"
@@ -60,6 +58,7 @@ type Service struct {
 	holder     string
 	committer  *driver.Committer
 	driver     *driver.Driver
+	carriers   *carriers
 	controller *appliance.Controller
 	publisher  *outbox.Publisher
 	notifier   *notifier
@@ -133,6 +132,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	}
 	s.driver = driver.New(driver.Config{Claims: s.Store, Engine: s.Engine, Holder: s.holder, Log: o.Log, Slots: cfg.Workers, Lease: cfg.Lease})
 	short := min(cfg.Lease, 15*time.Second) // what stands still for all when a worker dies
+	s.carriers = &carriers{cfg: cfg, log: o.Log}
 	groups, err := s.applianceGroups(tree)
 	if err != nil {
 		return nil, err
@@ -165,6 +165,11 @@ func (s *Service) Close() {
 	if s.Xapi != nil {
 		if err := s.Xapi.Close(ctx); err != nil {
 			s.log.Debug("log out of the pools", "error", err)
+		}
+	}
+	if s.carriers != nil {
+		if err := s.carriers.Close(); err != nil {
+			s.log.Debug("close the way to the agents", "error", err)
 		}
 	}
 	if s.Queue != nil {
@@ -303,7 +308,7 @@ func (s *Service) applianceGroups(tree fs.FS) ([]appliance.Group, error) {
 		}
 		group.Names, group.Redact = reading(group.Unit)
 		for _, m := range g.Members {
-			c, err := openCarrier(m, s.log)
+			c, err := s.carriers.open(m)
 			if err != nil {
 				return nil, fmt.Errorf("groups.%s.%s: %w", g.ID, m.Name, err)
 			}
@@ -312,25 +317,6 @@ func (s *Service) applianceGroups(tree fs.FS) ([]appliance.Group, error) {
 		groups = append(groups, group)
 	}
 	return groups, nil
-}
-
-func openCarrier(m config.Member, log *slog.Logger) (appliance.Carrier, error) {
-	if m.Local != nil {
-		cfg, err := agent.LoadConfig(m.Local.Config)
-		if err != nil {
-			return nil, err
-		}
-		a, err := agent.New(cfg, Registry(), log)
-		if err != nil {
-			return nil, err
-		}
-		return carrier.Local{Agent: a}, nil
-	}
-	key, err := m.SSH.Key.Read()
-	if err != nil {
-		return nil, fmt.Errorf("ssh.key: %w", err)
-	}
-	return carrier.NewSSH(carrier.SSHConfig{Address: m.SSH.Address, User: m.SSH.User, Key: key, HostKey: m.SSH.HostKey})
 }
 
 func openHypervisor(cfg *config.Config, wake func(string), log *slog.Logger) (*xapi.Backend, error) {
