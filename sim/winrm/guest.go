@@ -170,6 +170,27 @@ func (s *Server) Facts() []string {
 	return slices.Sorted(maps.Keys(s.guest.facts))
 }
 
+// Upload is what came with a job: its parameters, and its scripts and files by name.
+type Upload struct {
+	Params         map[string]string
+	Scripts, Files map[string][]byte
+}
+
+// Uploaded tells what came with a job; nothing when there is no such job.
+func (s *Server) Uploaded(job string) (u Upload) {
+	s.guest.mu.Lock()
+	defer s.guest.mu.Unlock()
+	j := s.guest.jobs[job]
+	if j == nil {
+		return u
+	}
+	u = Upload{Params: maps.Clone(j.bundle.Params), Scripts: map[string][]byte{}, Files: maps.Clone(j.bundle.Files)}
+	for _, step := range j.bundle.Steps {
+		u.Scripts[step.Name] = step.Script
+	}
+	return u
+}
+
 // Secrets lists the secret files that lie in the guest.
 func (s *Server) Secrets() []string {
 	s.guest.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"strings"
 	"time"
@@ -44,13 +45,17 @@ func newBundle(entry postinstall.Entry, g orchestrator.Guest, job orchestrator.J
 		return postinstall.Bundle{}, err
 	}
 	b := postinstall.Bundle{
-		Job:   job.ID,
-		Steps: entry.Steps,
-		Env: map[string]string{
-			"MACHINE": g.Machine, "COMPUTER": computer, "SUFFIX": suffix, "HOSTNAME": strings.ToLower(job.Hostname), "CERTIFICATE": sha, "ACCOUNT": entry.User,
-		},
+		Job:     job.ID,
+		Steps:   entry.Steps,
+		Env:     map[string]string{},
+		Files:   entry.Files,
 		Secrets: map[string]orchestrator.Secret{secretCertificate: pfx, secretPassword: password, secretAdmin: job.AdministratorPassword},
 	}
+	maps.Copy(b.Env, entry.Params)
+	// The job's own come last: no constant of the entry stands in their place.
+	maps.Copy(b.Env, map[string]string{
+		"MACHINE": g.Machine, "COMPUTER": computer, "SUFFIX": suffix, "HOSTNAME": strings.ToLower(job.Hostname), "CERTIFICATE": sha, "ACCOUNT": entry.User,
+	})
 	return b, b.Validate()
 }
 
