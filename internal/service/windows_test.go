@@ -3,11 +3,14 @@ package service_test
 import (
 	"bytes"
 	"crypto/rand"
+	"database/sql"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +18,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/agessh"
 	"filippo.io/age/armor"
+	"github.com/google/go-cmp/cmp"
 	"slipway/internal/api"
 	"slipway/internal/config"
 	"slipway/internal/demo"
@@ -161,6 +165,13 @@ func TestAdministratorPassword(t *testing.T) {
 		t.Errorf("of a Linux machine: %v", err)
 	}
 
+	read := func(machine string) string { return "true read-password " + machine + " ticket 4711" }
+	want := []string{read(first.Machine), read(first.Machine), read(keyless.Machine)}
+	slices.Sort(want)
+	if diff := cmp.Diff(want, acts(t, s)); diff != "" {
+		t.Errorf("who read which password (-want +got):\n%s", diff)
+	}
+
 	m, err := w.Store.Machine(t.Context(), first.Machine)
 	if err != nil {
 		t.Fatal(err)
@@ -183,6 +194,33 @@ func TestAdministratorPassword(t *testing.T) {
 	if said := log.String(); strings.Contains(said, told.Password) || strings.Count(said, "ticket 4711") != 3 || !strings.Contains(said, "administrator's password read") {
 		t.Errorf("the log has the password, or does not say who read it:\n%s", said)
 	}
+}
+
+// acts are who did what, as the journal has it: verb, subject, reason.
+func acts(t *testing.T, s *demo.Site) (lines []string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+strings.TrimPrefix(s.Config.Database, "sqlite:")+"?mode=ro")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	rows, err := db.QueryContext(t.Context(), `SELECT actor <> '', verb, subject, reason FROM acts ORDER BY subject`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var named bool
+		var verb, subject, reason string
+		if err := rows.Scan(&named, &verb, &subject, &reason); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, fmt.Sprint(named, " ", verb, " ", subject, " ", reason))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return lines
 }
 
 // What a pool says of an image must go with how the catalogue reaches it.
