@@ -19,3 +19,4 @@ knows iptables-save iptables --version
 knows conntrack conntrack --version
 knows ip iproute2 -V
 knows sshd OpenSSH -V
+knows chromium Chromium --version

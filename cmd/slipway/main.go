@@ -62,6 +62,7 @@ type cli struct {
 	Group   groupCmd   `cmd:"" help:"Appliance groups: list, resume a halted member, approve a shrink."`
 	Plan    planCmd    `cmd:"" help:"Show what would change on the appliances against what is live, and what pools have that nobody knows; touch nothing."`
 	Apply   applyCmd   `cmd:"" help:"Apply exactly what a plan showed, by its hash, or refuse."`
+	Console consoleCmd `cmd:"" help:"Machines' screens: open one in a browser, revoke, serve."`
 	Dead    deadCmd    `cmd:"" help:"Orders that were refused: list, show, requeue, drop."`
 	Graph   graphCmd   `cmd:"" help:"Draw a process as Mermaid."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of a message."`

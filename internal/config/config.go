@@ -38,10 +38,11 @@ type Config struct {
 	Quarantine time.Duration `yaml:"quarantine"` // default 24h
 	Workers    int           `yaml:"workers"`    // runs driven at once; default 64
 	// Lease is how long a worker that died keeps its runs from the others; default 1m.
-	Lease  time.Duration `yaml:"lease"`
-	Notify Notify        `yaml:"notify"`
-	Pools  []Pool        `yaml:"pools"`
-	Groups []Group       `yaml:"groups"`
+	Lease   time.Duration `yaml:"lease"`
+	Notify  Notify        `yaml:"notify"`
+	Console Console       `yaml:"console"`
+	Pools   []Pool        `yaml:"pools"`
+	Groups  []Group       `yaml:"groups"`
 }
 
 // Queue chooses where orders come from.
@@ -294,7 +295,7 @@ func (c *Config) resolve(dir string) {
 			}
 		}
 	}
-	abs(&c.StateDir, &c.Socket, &c.Templates, &c.Queue.CAFile, &c.DatabasePassword.File, &c.VaultKey.File, &c.LoginKey.File, &c.Queue.Password.File)
+	abs(&c.StateDir, &c.Socket, &c.Templates, &c.Queue.CAFile, &c.DatabasePassword.File, &c.VaultKey.File, &c.LoginKey.File, &c.Queue.Password.File, &c.Console.Cert, &c.Console.Key.File)
 	if file, ok := strings.CutPrefix(c.Database, "sqlite:"); ok && file != "" && !filepath.IsAbs(file) {
 		c.Database = "sqlite:" + filepath.Join(dir, file)
 	}

@@ -33,6 +33,7 @@ func (c *Config) Validate() error {
 		errs = append(errs, orchestrator.FieldError{Field: field, Problem: problem, Fix: fix})
 	}
 	c.validateDatabase(add)
+	c.Console.validate(add)
 	for _, secret := range []struct {
 		field string
 		where Secret

@@ -79,7 +79,7 @@ func Run(ctx context.Context, o Options) (result Result, err error) {
 	}
 
 	simCtx, endSim := context.WithCancel(ctx)
-	w := &world{dir: dir, log: o.Log.With("part", "world"), guests: map[string]*running{}}
+	w := &world{dir: dir, log: o.Log.With("part", "world"), guests: map[string]*running{}, keys: map[string][]uint32{}}
 	defer w.stop()
 	defer endSim()
 	cfg, err := w.build(simCtx, o)

@@ -24,7 +24,7 @@ type Site struct {
 // NewSite makes a site in a directory. Close it after the worker.
 func NewSite(ctx context.Context, dir string, pools int, seed uint64, log *slog.Logger) (*Site, error) {
 	ctx, end := context.WithCancel(ctx)
-	s := &Site{Path: filepath.Join(dir, "slipway.yaml"), world: &world{dir: dir, log: log, guests: map[string]*running{}}, end: end}
+	s := &Site{Path: filepath.Join(dir, "slipway.yaml"), world: &world{dir: dir, log: log, guests: map[string]*running{}, keys: map[string][]uint32{}}, end: end}
 	var err error
 	if s.Config, err = s.world.build(ctx, Options{Pools: pools, Seed: seed}); err != nil {
 		s.Close()

@@ -39,6 +39,7 @@ type world struct {
 
 	mu     sync.Mutex
 	guests map[string]*running // by MAC
+	keys   map[string][]uint32 // typed at screens, by the VM's name
 	wg     sync.WaitGroup
 }
 
@@ -254,6 +255,7 @@ func (w *world) start(ctx context.Context, n int, seed uint64) error {
 			User: "root", Password: orchestrator.NewSecret(password), Hosts: 2, Seed: seed + uint64(i), HostAddress: "127.0.0.1", SameAddress: true, SharedSR: true,
 			Templates: templatesOf(images), HostMemory: 512 << 30, SRSize: 16 << 40, Logger: w.log,
 			OnPower:      func(change xapi.Power) { w.power(ctx, p, change) },
+			OnKey:        w.typed,
 			GuestAddress: func(mac string) (string, bool) { return w.address(p, mac) },
 		})
 		if err != nil {
@@ -270,6 +272,13 @@ func (w *world) start(ctx context.Context, n int, seed uint64) error {
 		})
 	}
 	return nil
+}
+
+// typed keeps what viewers type at the machines' screens.
+func (w *world) typed(vm string, keysym uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.keys[vm] = append(w.keys[vm], keysym)
 }
 
 func templatesOf(images []string) []xapi.Template {

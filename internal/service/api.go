@@ -137,6 +137,8 @@ func (s *Service) routes() http.Handler {
 	}
 	handle("GET /v1/replay/{what...}", s.getReplay)
 	handle("POST /v1/password/{what...}", s.postPassword)
+	handle("POST /v1/console/{what...}", s.postConsole)
+	handle("DELETE /v1/console/{what...}", s.deleteConsole)
 	handle("GET /v1/pools", s.getPools)
 	handle("POST /v1/pools/{pool}/scan", s.postPoolScan)
 	handle("POST /v1/appliances/{name...}", s.postApplianceScan)

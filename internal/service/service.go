@@ -23,6 +23,7 @@ import (
 	"slipway/store"
 	"slipway/templates"
 	"slipway/workers/appliance"
+	"slipway/workers/console/gateway"
 	"slipway/workers/driver"
 	"slipway/workers/hypervisor/xapi"
 	"slipway/workers/intake"
@@ -62,6 +63,7 @@ type Service struct {
 	controller *appliance.Controller
 	publisher  *outbox.Publisher
 	notifier   *notifier
+	console    *gateway.Gateway // nil when there is none
 }
 
 // New builds a worker: it opens the database (migrating it) and connects to nothing else yet. Close it, also after Run.
@@ -106,6 +108,9 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		return nil, fmt.Errorf("queue: %w", err)
 	}
 	if s.Xapi, err = openHypervisor(cfg, s.wake, o.Log); err != nil {
+		return nil, err
+	}
+	if s.console, err = openConsole(cfg, s.Store, s.Xapi, s.Vault, o.Log); err != nil {
 		return nil, err
 	}
 	dial := o.Dial
@@ -213,6 +218,9 @@ func (s *Service) Run(ctx context.Context) error {
 	serving.Go(func() { s.housekeep(ctx) })
 	serving.Go(func() { fail("queue", s.Queue.Orders(ctx, s.Config.Queue.Prefetch, s.Intake.Handle)) })
 	serving.Go(func() { fail("socket", s.serveAPI(ctx)) })
+	if s.console != nil && s.Config.Console.Listen != "" {
+		serving.Go(func() { fail("console", serveConsole(ctx, s.console, s.Config.Console)) })
+	}
 	if s.Config.Listen != "" {
 		serving.Go(func() { fail("listen", s.serveHealth(ctx)) })
 	}

@@ -41,7 +41,12 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	}
 	f := &framebuffer{
 		conn: conn, r: buf.Reader, w: buf.Writer, name: name,
-		alive: func() bool { return s.runs(vm) },
+		alive: func() bool { return s.runs(vm) }, shown: -1,
+		key: func(keysym uint32) {
+			if s.cfg.OnKey != nil {
+				s.cfg.OnKey(name, keysym)
+			}
+		},
 	}
 	if err := f.serve(); err != nil {
 		s.log.Debug("console ended", "vm", vm, "error", err)

@@ -18,7 +18,11 @@ type framebuffer struct {
 	w     *bufio.Writer
 	name  string
 	alive func() bool
-	tick  byte
+	key   func(keysym uint32) // told each key that is pressed
+
+	tick    byte   // counts what changes the picture
+	shown   int    // the tick that the viewer has seen, -1 before the first update
+	waiting []byte // an incremental request, until there is something new
 }
 
 const (
@@ -152,11 +156,24 @@ func (f *framebuffer) message(format *pixelFormat) error {
 		if err != nil {
 			return err
 		}
+		if b[0] != 0 && f.shown == int(f.tick) { // incremental, and nothing is new
+			f.waiting = b
+			return nil
+		}
 		return f.update(*format, b)
 	case 4: // KeyEvent
+		b, err := f.read(7)
+		if err != nil {
+			return err
+		}
 		f.tick++
-		_, err := f.read(7)
-		return err
+		if b[0] != 0 {
+			f.key(binary.BigEndian.Uint32(b[3:]))
+		}
+		if b := f.waiting; b != nil {
+			f.waiting = nil
+			return f.update(*format, b)
+		}
 	case 5: // PointerEvent
 		_, err := f.read(5)
 		return err
@@ -179,6 +196,7 @@ func (f *framebuffer) message(format *pixelFormat) error {
 
 // update answers a request with one raw rectangle.
 func (f *framebuffer) update(format pixelFormat, b []byte) error {
+	f.shown = int(f.tick)
 	x, y := int(binary.BigEndian.Uint16(b[1:])), int(binary.BigEndian.Uint16(b[3:]))
 	w, h := int(binary.BigEndian.Uint16(b[5:])), int(binary.BigEndian.Uint16(b[7:]))
 	x, y = min(x, rfbWidth), min(y, rfbHeight)

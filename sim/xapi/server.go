@@ -51,6 +51,8 @@ type Config struct {
 
 	// OnPower is told each change of a VM's power state, one at a time and in order, outside of any lock.
 	OnPower func(Power)
+	// OnKey is told each key that a viewer presses on the console of the VM of that name (an X keysym). It must not block.
+	OnKey func(vm string, keysym uint32)
 	// GuestAddress gives the address of the guest behind a MAC, as soon as it has one; it is asked while VMs run. Nil: guests report
 	// through Server.ReportGuest only.
 	GuestAddress func(mac string) (ip string, ok bool)

@@ -148,4 +148,7 @@ keys.addEventListener("input", () => {
   clear();
 });
 
+// A new link to the page that is open already changes nothing but what is behind the #.
+addEventListener("hashchange", () => location.reload());
+
 enter();
