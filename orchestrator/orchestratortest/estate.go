@@ -7,20 +7,26 @@ import (
 	"slipway/orchestrator"
 )
 
-// Estate has two pools: pool-a behind 1:1 NAT with everything served by us, and pool-b, routed, whose addresses others give out.
+// The pools of Estate, one for each network strategy.
+const (
+	PoolNAT    = "pool-a" // behind 1:1 NAT, everything served by us
+	PoolRouted = "pool-b" // routed, its addresses given out by others
+)
+
+// Estate has two pools: PoolNAT and PoolRouted.
 func Estate() *orchestrator.Estate {
 	installer := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
 	return &orchestrator.Estate{
 		Images: []string{"debian-12"}, Quarantine: time.Hour,
 		Pools: []orchestrator.Pool{
 			{
-				ID: "pool-a", Strategy: orchestrator.NAT, Network: "network-a", Images: []string{"debian-12"},
+				ID: PoolNAT, Strategy: orchestrator.NAT, Network: "network-a", Images: []string{"debian-12"},
 				Private: subnet("10.0.0"), Public: subnet("198.51.100"), MACPrefix: "02:16:3e",
 				DHCP: []string{"dhcp-a"}, Firewall: []string{"firewall-a"}, Console: []string{"console"},
 				ConsolePorts: orchestrator.PortRange{First: 20000, Last: 20009}, Installer: installer,
 			},
 			{
-				ID: "pool-b", Strategy: orchestrator.Routed, Network: "network-b", Images: []string{"debian-12"},
+				ID: PoolRouted, Strategy: orchestrator.Routed, Network: "network-b", Images: []string{"debian-12"},
 				Private: subnet("203.0.113"), MACPrefix: "02:16:3e",
 				Firewall: []string{"firewall-b"}, Console: []string{"console"},
 				ConsolePorts: orchestrator.PortRange{First: 20010, Last: 20019}, Installer: installer,
@@ -49,7 +55,7 @@ func Groups() []orchestrator.Group {
 // Inventories are what the pools of Estate have: two hosts with room for four machines of 1 GiB each, and one shared storage.
 func Inventories() []orchestrator.Inventory {
 	var all []orchestrator.Inventory
-	for _, pool := range []string{"pool-a", "pool-b"} {
+	for _, pool := range []string{PoolNAT, PoolRouted} {
 		hosts := []string{pool + "-host-1", pool + "-host-2"}
 		all = append(all, orchestrator.Inventory{
 			Pool: pool, Templates: map[string]string{"debian-12": pool + "-template"}, MACs: []string{"02:16:3e:00:00:00"},

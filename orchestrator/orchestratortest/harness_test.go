@@ -49,12 +49,23 @@ func stores(t *testing.T) func(testing.TB) orchestratortest.Store {
 	}
 }
 
+// One suite for both strategies of networks: a row that works behind NAT alone does not pass.
+func onBothNetworks(t *testing.T, subject orchestratortest.Subject) {
+	for strategy, pool := range map[orchestrator.Strategy]string{orchestrator.NAT: orchestratortest.PoolNAT, orchestrator.Routed: orchestratortest.PoolRouted} {
+		t.Run(string(strategy), func(t *testing.T) {
+			subject := subject
+			subject.Pool, subject.NewStore = pool, stores(t)
+			orchestratortest.Exercise(t, subject)
+		})
+	}
+}
+
 func TestInstall(t *testing.T) {
-	orchestratortest.Exercise(t, orchestratortest.Subject{Process: install.Name, Over: []string{uninstall.Name}, Build: build, NewStore: stores(t)})
+	onBothNetworks(t, orchestratortest.Subject{Process: install.Name, Over: []string{uninstall.Name}, Build: build})
 }
 
 func TestUninstall(t *testing.T) {
-	orchestratortest.Exercise(t, orchestratortest.Subject{Process: uninstall.Name, Given: []string{install.Name}, Build: build, NewStore: stores(t)})
+	onBothNetworks(t, orchestratortest.Subject{Process: uninstall.Name, Given: []string{install.Name}, Build: build})
 }
 
 // fastDir is in memory where the machine has such a place: what is proven here does not need a disk, and hundreds of stores do not wait for one.

@@ -38,6 +38,7 @@ type Site struct {
 	Crashes []Crash
 
 	build   Builder
+	pool    string // that orders name
 	holder  int
 	orders  int
 	machine string
@@ -51,6 +52,7 @@ type Act = func(context.Context, *orchestrator.Step) (orchestrator.Outcome, erro
 func NewSite(tb testing.TB, seed uint64, store Store, build Builder) *Site {
 	tb.Helper()
 	s := &Site{TB: tb, World: NewWorld(seed, Inventories()...), Store: store, Estate: Estate(), Now: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), build: build, fences: map[string]int64{}}
+	s.In(PoolNAT)
 	var members []orchestrator.Member
 	for _, g := range Groups() {
 		members = append(members, orchestrator.Member{Group: g.ID, Name: g.ID + "-1"})
@@ -60,6 +62,16 @@ func NewSite(tb testing.TB, seed uint64, store Store, build Builder) *Site {
 		s.must(store.SyncPool(s.ctx(), inv))
 	}
 	return s
+}
+
+// In makes the orders that follow name a pool of the estate, and its network's addresses come from where that pool has them from.
+func (s *Site) In(pool string) {
+	s.Helper()
+	p, ok := s.Estate.PoolByID(pool)
+	if !ok {
+		s.Fatalf("there is no pool %q", pool)
+	}
+	s.pool, s.World.ServedElsewhere = pool, len(p.DHCP) == 0
 }
 
 func (s *Site) ctx() context.Context { return s.Context() }
@@ -181,10 +193,7 @@ func (s *Site) order(o orchestrator.Order) orchestrator.Order {
 	o.Type, o.Machine, o.Name, o.Image = orchestrator.OrderInstall, "", fmt.Sprintf("web-%d", s.orders), "debian-12"
 	o.Plan = orchestrator.Plan{VCPUs: 2, MemoryMiB: 1024, DiskGiB: 10}
 	o.Firewall = []orchestrator.FirewallRule{{Protocol: "tcp", Source: everybody, Ports: []orchestrator.PortRange{{First: 22, Last: 22}}}}
-	o.SSHKeys, o.Pool = []string{"ssh-ed25519 AAAA someone"}, "pool-a"
-	if s.World.ServedElsewhere {
-		o.Pool = "pool-b"
-	}
+	o.SSHKeys, o.Pool = []string{"ssh-ed25519 AAAA someone"}, s.pool
 	return o
 }
 

@@ -169,7 +169,7 @@ func TestSecretsAreSeenNowhere(t *testing.T) {
 
 func TestRoutedPoolServedByOthers(t *testing.T) {
 	s := site(t)
-	s.World.ServedElsewhere = true
+	s.In(orchestratortest.PoolRouted)
 	run := s.Begin(install.Name)
 	s.Settle()
 	ended(t, s, run, orchestrator.StatusDone)
