@@ -29,7 +29,7 @@ type pool struct {
 	password string
 	pin      string
 	private  netip.Prefix // the third byte: 0 infrastructure, 4 to 7 machines, 15 unknown clients
-	public   netip.Prefix
+	public   netip.Prefix // none of a routed pool, whose private prefix the internet knows the way to
 	network  string
 	images   map[string]string // by image, its part of the configuration
 	local    *xapi.Client
@@ -39,8 +39,8 @@ type pool struct {
 const image = "debian-12"
 
 // newPool plans the n-th pool; start makes it answer.
-func newPool(t *testing.T, n int) *pool {
-	return &pool{
+func newPool(t *testing.T, n int, strategy orchestrator.Strategy) *pool {
+	p := &pool{
 		t: t, id: fmt.Sprintf("pool-%c", 'a'+n), address: fmt.Sprintf("%s:%d", managerAddress, 443+n), password: rand.Text()[:12],
 		private: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 30, byte(16 * n), 0}), 20),
 		public:  netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(16 * n), 0}), 20),
@@ -49,6 +49,18 @@ func newPool(t *testing.T, n int) *pool {
 			return netip.AddrFrom4([4]byte{base[0], base[1], base[2] + third, fourth})
 		},
 	}
+	if strategy == orchestrator.Routed {
+		p.private, p.public = netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, byte(16 * n), 0}), 20), netip.Prefix{}
+	}
+	return p
+}
+
+// outside is the prefix that the internet reaches the pool's machines by.
+func (p *pool) outside() netip.Prefix {
+	if p.public.IsValid() {
+		return p.public
+	}
+	return p.private
 }
 
 // machines is the range of a prefix that is given out.
@@ -121,6 +133,10 @@ func (p *pool) start(manager *testnet.Namespace, power func(simxapi.Power), addr
 
 // config is the pool's section.
 func (p *pool) config() string {
+	network := "strategy: routed"
+	if p.public.IsValid() {
+		network = fmt.Sprintf("public: {prefix: %s, gateway: %s, ranges: [%s]}", p.public, p.at(p.public, 0, 1), p.machines(p.public))
+	}
 	images := ""
 	for _, name := range slices.Sorted(maps.Keys(p.images)) {
 		images += fmt.Sprintf("\n      %s: %s", name, p.images[name])
@@ -131,12 +147,11 @@ func (p *pool) config() string {
     xenapi: {addresses: ["https://%[3]s"], user: root, password: {file: %[1]s.password}, pin_sha256: "%[4]s"}
     images:%[5]s
     private: {prefix: %[6]s, gateway: %[7]s, ranges: [%[8]s]}
-    public: {prefix: %[9]s, gateway: %[10]s, ranges: [%[11]s]}
+    %[9]s
     dhcp: [dhcp]
     firewall: [firewall]
     console: [console]
     console_ports: 20000-20999
-    installer: [%[12]s]
-`, p.id, p.network, p.address, p.pin, images, p.private, p.at(p.private, 0, 1), p.machines(p.private),
-		p.public, p.at(p.public, 0, 1), p.machines(p.public), installerAddress)
+    installer: [%[10]s]
+`, p.id, p.network, p.address, p.pin, images, p.private, p.at(p.private, 0, 1), p.machines(p.private), network, installerAddress)
 }

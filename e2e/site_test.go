@@ -34,7 +34,7 @@ const (
 	consoleAddress   = "192.0.2.4"
 	installerAddress = "198.51.100.1" // where serve comes from when it goes to a public address
 	customerAddress  = "198.51.100.2"
-	gatewayAddress   = "198.51.100.254" // the firewall's, to which the public addresses are routed
+	gatewayAddress   = "198.51.100.254" // the firewall's, to which the public addresses, or those of routed pools, are routed
 )
 
 // site is a hosting company in network namespaces:
@@ -43,7 +43,7 @@ const (
 //	manager ── internet ── customer
 //	               └────── firewall ── machines' network ── dhcp, guests
 //
-// serve runs in manager and reaches a guest by its public address alone, through the firewall's NAT.
+// serve runs in manager and reaches a guest through the firewall: by its public address and NAT, or, where pools are routed, by its own.
 type site struct {
 	t                       *testing.T
 	dir, program            string
@@ -61,7 +61,8 @@ type site struct {
 }
 
 type siteConfig struct {
-	pools int
+	pools    int
+	strategy orchestrator.Strategy // of all pools' networks; "" is NAT
 	// images are what each pool has, with their part of the configuration, "" for the template's host key; nil is debian-12.
 	images map[string]string
 	// templates is a directory that overrides the built-in ones; "" is none.
@@ -86,7 +87,7 @@ func newSite(t *testing.T, c siteConfig) *site {
 	s.template, s.templateLine = keyPair(t)
 	s.login, s.loginLine = keyPair(t)
 	for i := range c.pools {
-		s.pools = append(s.pools, newPool(t, i))
+		s.pools = append(s.pools, newPool(t, i, c.strategy))
 		s.pools[i].images = map[string]string{}
 		if c.images == nil {
 			c.images = map[string]string{image: ""}
@@ -165,7 +166,7 @@ func (s *site) networks() (firewall, dhcp, console *testnet.Namespace) {
 	s.lan.Bridge("lan", "l-firewall", "l-dhcp")
 	for _, p := range s.pools {
 		for _, ns := range []*testnet.Namespace{s.manager, s.customer} {
-			ns.MustRun("ip", "route", "add", p.public.String(), "via", gatewayAddress)
+			ns.MustRun("ip", "route", "add", p.outside().String(), "via", gatewayAddress)
 		}
 		address(firewall, "lan", p.at(p.private, 0, 1).String()+"/20")
 		address(dhcp, "lan", p.at(p.private, 0, 2).String()+"/20")
@@ -461,15 +462,19 @@ func (s *site) counted(machines int) {
 	for _, line := range append(report.Leaked, report.Duplicated...) {
 		s.t.Error("found:", line)
 	}
-	jumps := 0
+	jumps, translated := 0, machines
+	if !s.pools[0].public.IsValid() {
+		translated = 0
+	}
 	for _, r := range found.Rules {
 		if strings.Contains(r.Text, "-j DNAT") {
 			jumps++
 		}
 	}
-	for what, n := range map[string]int{
-		"VMs in the pools": len(found.VMs), "host blocks of dhcpd": len(found.Hosts), "DNAT rules in iptables-save": jumps, "VM lines of xvp.conf": len(found.Consoles),
-	} {
+	if jumps != translated {
+		s.t.Errorf("%d DNAT rules in iptables-save, want %d", jumps, translated)
+	}
+	for what, n := range map[string]int{"VMs in the pools": len(found.VMs), "host blocks of dhcpd": len(found.Hosts), "VM lines of xvp.conf": len(found.Consoles)} {
 		if n != machines {
 			s.t.Errorf("%d %s, want %d", n, what, machines)
 		}
