@@ -119,7 +119,7 @@ func values(all []directive, key string) []string {
 	return out
 }
 
-var units = []string{"systemd/slipway.service", "systemd/slipway-agent.service", "systemd/slipway-firewall-restore.service"}
+var units = []string{"systemd/slipway.service", "systemd/slipway-agent.service", "systemd/slipway-firewall-restore.service", "systemd/slipway-announce.service"}
 
 func TestServiceGivesEveryCredentialThatTheExampleNames(t *testing.T) {
 	var given []string

@@ -136,12 +136,16 @@ func (a *appliance) restarts() int {
 }
 
 // newFirewall forwards nothing by itself, and has a chain of somebody else's.
-func newFirewall(t *testing.T, ns *testnet.Namespace, address, program string) *appliance {
+func newFirewall(t *testing.T, ns *testnet.Namespace, address, program string, arp bool) *appliance {
 	t.Helper()
 	for _, tool := range []string{"iptables-save", "iptables-restore", "conntrack"} {
 		testenv.Need(t, tool)
 	}
-	a := newAppliance(t, ns, address, program, "  firewall: {driver: iptables, rules: $DIR/"+rulesFile+", state: $DIR/firewall, revert_after: 1m}\n")
+	announce := ""
+	if arp {
+		announce = ", announce: {interface: wan}"
+	}
+	a := newAppliance(t, ns, address, program, "  firewall: {driver: iptables, rules: $DIR/"+rulesFile+", state: $DIR/firewall, revert_after: 1m"+announce+"}\n")
 	for _, rule := range []string{"-P FORWARD DROP", "-N SITE", "-A SITE -p udp --dport 123 -j ACCEPT", "-A FORWARD -j SITE",
 		"-t nat -N SITE", "-t nat -A SITE -s 172.16.0.0/12 -j MASQUERADE", "-t nat -A POSTROUTING -j SITE"} {
 		ns.MustRun(append([]string{"iptables"}, strings.Fields(rule)...)...)

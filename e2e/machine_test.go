@@ -88,6 +88,7 @@ func machineNetwork(t *testing.T) string {
 }
 
 // An order that a panel publishes becomes a machine in use; ordered away, nothing of it is left.
+// Its public address is on the internet's own link, and the firewall answers ARP for it.
 func TestOrderBecomesMachineOnRealParts(t *testing.T) { orderBecomesMachine(t, orchestrator.NAT) }
 
 // The same where machines have the addresses that the internet knows: nothing is translated, and the installer comes in by the address
@@ -105,7 +106,7 @@ func orderBecomesMachine(t *testing.T, strategy orchestrator.Strategy) {
 	url := testserver.RabbitMQ(t)
 	g := &realGuests{t: t, changes: make(chan simxapi.Power, 64), guests: map[string]*testguest.Guest{}}
 	s := newSite(t, siteConfig{
-		pools: 1, strategy: strategy, consoles: true, postgres: testserver.PostgreSQL(t), rabbitmq: url,
+		pools: 1, strategy: strategy, arp: strategy == orchestrator.NAT, consoles: true, postgres: testserver.PostgreSQL(t), rabbitmq: url,
 		power: func(p simxapi.Power) {
 			if len(p.VIFs) > 0 {
 				g.changes <- p
@@ -114,7 +115,7 @@ func orderBecomesMachine(t *testing.T, strategy orchestrator.Strategy) {
 		address: func(mac string) (string, bool) { return g.address(mac) },
 	})
 	g.s = s
-	foreign := s.firewall.foreign()
+	foreign, routes := s.firewall.foreign(), s.fw.MustRun("ip", "-4", "route", "show", "table", "all")
 	w := s.serve("worker")
 
 	customer, customerLine := keyPair(t)
@@ -190,7 +191,8 @@ func orderBecomesMachine(t *testing.T, strategy orchestrator.Strategy) {
 			words, err := listening(s.dhcp.ns, net.JoinHostPort(m.Placement.Private.String(), "8080"), time.Second)
 			return err == nil && words == "hello"
 		})
-		if words, err := listening(s.customer, net.JoinHostPort(public, "8080"), 300*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		var timeout net.Error
+		if words, err := listening(s.customer, net.JoinHostPort(public, "8080"), 300*time.Millisecond); !errors.As(err, &timeout) || !timeout.Timeout() {
 			t.Errorf("a customer at port 8080 hears %q, %v, want silence", words, err)
 		}
 	})
@@ -263,11 +265,14 @@ func orderBecomesMachine(t *testing.T, strategy orchestrator.Strategy) {
 	if text := s.console.read(consoleFile); strings.Contains(text, m.VM) {
 		t.Errorf("xvp.conf still has it:\n%s", text)
 	}
-	if rules := s.fw.MustRun("iptables-save"); strings.Contains(rules, m.ID) || strings.Contains(rules, public) {
+	if rules := s.fw.MustRun("iptables-save"); strings.Contains(rules, m.ID) || regexp.MustCompile(regexp.QuoteMeta(public)+`(/32|\s)`).MatchString(rules) {
 		t.Errorf("rules are left:\n%s", rules)
 	}
 	if diff := cmp.Diff(foreign, s.firewall.foreign()); diff != "" {
 		t.Errorf("what is not ours in the firewall has changed (-before +after):\n%s", diff)
+	}
+	if diff := cmp.Diff(routes, s.fw.MustRun("ip", "-4", "route", "show", "table", "all")); diff != "" {
+		t.Errorf("the firewall's routes have changed (-before +after):\n%s", diff)
 	}
 	if words, err := listening(s.customer, net.JoinHostPort(public, "22"), 300*time.Millisecond); err == nil {
 		t.Errorf("its address still answers: %q", words)

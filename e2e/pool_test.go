@@ -30,6 +30,7 @@ type pool struct {
 	pin      string
 	private  netip.Prefix // the third byte: 0 infrastructure, 4 to 7 machines, 15 unknown clients
 	public   netip.Prefix // none of a routed pool, whose private prefix the internet knows the way to
+	delivery orchestrator.Delivery
 	network  string
 	images   map[string]string // by image, its part of the configuration
 	local    *xapi.Client
@@ -39,15 +40,18 @@ type pool struct {
 const image = "debian-12"
 
 // newPool plans the n-th pool; start makes it answer.
-func newPool(t *testing.T, n int, strategy orchestrator.Strategy) *pool {
+func newPool(t *testing.T, n int, strategy orchestrator.Strategy, arp bool) *pool {
 	p := &pool{
-		t: t, id: fmt.Sprintf("pool-%c", 'a'+n), address: fmt.Sprintf("%s:%d", managerAddress, 443+n), password: rand.Text()[:12],
+		t: t, delivery: orchestrator.DeliveryRouted, id: fmt.Sprintf("pool-%c", 'a'+n), address: fmt.Sprintf("%s:%d", managerAddress, 443+n), password: rand.Text()[:12],
 		private: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 30, byte(16 * n), 0}), 20),
 		public:  netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(16 * n), 0}), 20),
 		at: func(prefix netip.Prefix, third, fourth byte) netip.Addr {
 			base := prefix.Addr().As4()
 			return netip.AddrFrom4([4]byte{base[0], base[1], base[2] + third, fourth})
 		},
+	}
+	if arp {
+		p.delivery = orchestrator.DeliveryARP
 	}
 	if strategy == orchestrator.Routed {
 		p.private, p.public = netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, byte(16 * n), 0}), 20), netip.Prefix{}
@@ -135,7 +139,7 @@ func (p *pool) start(manager *testnet.Namespace, power func(simxapi.Power), addr
 func (p *pool) config() string {
 	network := "strategy: routed"
 	if p.public.IsValid() {
-		network = fmt.Sprintf("public: {prefix: %s, gateway: %s, ranges: [%s]}", p.public, p.at(p.public, 0, 1), p.machines(p.public))
+		network = fmt.Sprintf("public: {prefix: %s, gateway: %s, ranges: [%s], delivery: %s}", p.public, p.at(p.public, 0, 1), p.machines(p.public), p.delivery)
 	}
 	images := ""
 	for _, name := range slices.Sorted(maps.Keys(p.images)) {

@@ -69,6 +69,8 @@ type siteConfig struct {
 	templates string
 	// boot starts a simulated guest for a VM; nil is a Linux one.
 	boot bootGuest
+	// arp puts the public addresses on the internet's own link, where the firewall must answer for them; nothing is routed to it.
+	arp bool
 	// power, when given, is told of every change of a VM's power, in the pool's own goroutine; nil boots simulated guests.
 	power    func(simxapi.Power)
 	address  func(mac string) (string, bool)
@@ -87,7 +89,7 @@ func newSite(t *testing.T, c siteConfig) *site {
 	s.template, s.templateLine = keyPair(t)
 	s.login, s.loginLine = keyPair(t)
 	for i := range c.pools {
-		s.pools = append(s.pools, newPool(t, i, c.strategy))
+		s.pools = append(s.pools, newPool(t, i, c.strategy, c.arp))
 		s.pools[i].images = map[string]string{}
 		if c.images == nil {
 			c.images = map[string]string{image: ""}
@@ -96,12 +98,12 @@ func newSite(t *testing.T, c siteConfig) *site {
 			s.pools[i].images[name] = cmp.Or(text, fmt.Sprintf("{host_key: %q}", s.templateLine))
 		}
 	}
-	firewall, dhcp, console := s.networks()
+	firewall, dhcp, console := s.networks(c.arp)
 	xenapi := ""
 	if c.consoles {
 		xenapi = s.pools[0].address
 	}
-	s.firewall = newFirewall(t, firewall, firewallAddress, s.program)
+	s.firewall = newFirewall(t, firewall, firewallAddress, s.program, c.arp)
 	s.dhcp = newDHCP(t, dhcp, dhcpAddress, s.program, s.pools)
 	s.console = newConsoles(t, console, consoleAddress, s.program, xenapi)
 	if c.power == nil {
@@ -132,7 +134,7 @@ func keyPair(t *testing.T) (private, public string) {
 }
 
 // networks lays the cables.
-func (s *site) networks() (firewall, dhcp, console *testnet.Namespace) {
+func (s *site) networks(arp bool) (firewall, dhcp, console *testnet.Namespace) {
 	l := s.lab
 	s.manager, s.customer, s.lan = l.Namespace("manager"), l.Namespace("customer"), l.Namespace("lan")
 	firewall, dhcp, console = l.Namespace("firewall"), l.Namespace("dhcp"), l.Namespace("console")
@@ -166,7 +168,11 @@ func (s *site) networks() (firewall, dhcp, console *testnet.Namespace) {
 	s.lan.Bridge("lan", "l-firewall", "l-dhcp")
 	for _, p := range s.pools {
 		for _, ns := range []*testnet.Namespace{s.manager, s.customer} {
-			ns.MustRun("ip", "route", "add", p.outside().String(), "via", gatewayAddress)
+			if arp {
+				ns.MustRun("ip", "route", "add", p.outside().String(), "dev", "wan")
+			} else {
+				ns.MustRun("ip", "route", "add", p.outside().String(), "via", gatewayAddress)
+			}
 		}
 		address(firewall, "lan", p.at(p.private, 0, 1).String()+"/20")
 		address(dhcp, "lan", p.at(p.private, 0, 2).String()+"/20")

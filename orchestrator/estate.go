@@ -53,7 +53,18 @@ type Subnet struct {
 	Gateway  netip.Addr
 	Ranges   []AddressRange
 	Reserved []netip.Addr // never given out, though in a range
+	Delivery Delivery     // of public addresses
 }
+
+// Delivery says how packets to a pool's public addresses get to its firewall.
+type Delivery string
+
+const (
+	// DeliveryRouted: the upstream routes the addresses to the firewall, which has nothing to announce. "" means the same.
+	DeliveryRouted Delivery = "routed"
+	// DeliveryARP: the upstream has the addresses on its own link and asks there; the active firewall answers.
+	DeliveryARP Delivery = "arp"
+)
 
 // AddressRange is First to Last, both included.
 type AddressRange struct{ First, Last netip.Addr }
@@ -142,6 +153,9 @@ func (e *Estate) Validate() error {
 		switch p.Strategy {
 		case NAT:
 			p.Public.validate(&c, field+".public")
+			if d := p.Public.Delivery; d != "" && d != DeliveryRouted && d != DeliveryARP {
+				c.add(field+".public.delivery", fmt.Sprintf("%q is unknown", clip(string(d))), "use routed or arp")
+			}
 			subnets = append(subnets, owned{field + ".public", p.Public.Prefix})
 		case Routed:
 			if p.Public.Prefix.IsValid() {
@@ -151,6 +165,9 @@ func (e *Estate) Validate() error {
 			c.add(field+".strategy", fmt.Sprintf("%q is unknown", clip(string(p.Strategy))), "use nat or routed")
 		}
 		p.Private.validate(&c, field+".private")
+		if p.Private.Delivery != "" {
+			c.add(field+".private.delivery", "has a meaning for public addresses alone", "leave it out")
+		}
 		subnets = append(subnets, owned{field + ".private", p.Private.Prefix})
 		if _, err := ParseMACPrefix(p.MACPrefix); err != nil {
 			c.add(field+".mac_prefix", err.Error(), "write three bytes such as 02:16:3e")

@@ -159,10 +159,11 @@ func (c simXVPCmd) Run(e *env) error {
 }
 
 type agentCmd struct {
-	Apply         agentApplyCmd `cmd:"" help:"Apply one desired state from standard input; the answer goes to standard output."`
-	Serve         agentServeCmd `cmd:"" help:"Listen on the broker and apply what workers ask, until SIGTERM."`
-	BootFirewall  agentBootCmd  `cmd:"" help:"Put the firewall's rules back when the machine starts."`
-	WatchFirewall agentWatchCmd `cmd:"" hidden:"" help:"Put old rules back unless a change is proven in time."`
+	Apply         agentApplyCmd    `cmd:"" help:"Apply one desired state from standard input; the answer goes to standard output."`
+	Serve         agentServeCmd    `cmd:"" help:"Listen on the broker and apply what workers ask, until SIGTERM."`
+	BootFirewall  agentBootCmd     `cmd:"" help:"Put the firewall's rules back when the machine starts."`
+	Announce      agentAnnounceCmd `cmd:"" help:"Answer ARP for public addresses while this firewall is the active one; a service."`
+	WatchFirewall agentWatchCmd    `cmd:"" hidden:"" help:"Put old rules back unless a change is proven in time."`
 }
 
 type agentFile struct {
@@ -201,33 +202,60 @@ type agentBootCmd struct {
 }
 
 func (c agentBootCmd) Run(e *env) error {
-	cfg, err := agent.LoadConfig(c.AgentConfig)
-	if err != nil {
-		return hinted{error: err, next: "$EDITOR " + c.AgentConfig, code: exitRefused}
-	}
-	settings, ok := cfg.Units[string(orchestrator.Firewall)]
-	if !ok {
-		return hinted{error: fmt.Errorf("%s has no firewall section", c.AgentConfig), next: "$EDITOR " + c.AgentConfig, code: exitRefused}
-	}
-	unitConfig, err := service.FirewallConfig(settings)
-	if err != nil {
-		return err
-	}
-	unit, err := iptables.NewUnit(unitConfig)
+	unit, err := c.firewall(e)
 	if err != nil {
 		return err
 	}
 	return unit.Boot(e.ctx)
 }
 
+type agentAnnounceCmd struct {
+	agentFile `embed:""`
+}
+
+func (c agentAnnounceCmd) Run(e *env) error {
+	unit, err := c.firewall(e)
+	if err != nil {
+		return err
+	}
+	return unit.Follow(e.ctx)
+}
+
+// firewall is the unit of the firewall's section.
+func (c agentFile) firewall(e *env) (*iptables.Unit, error) {
+	cfg, err := agent.LoadConfig(c.AgentConfig)
+	if err != nil {
+		return nil, hinted{error: err, next: "$EDITOR " + c.AgentConfig, code: exitRefused}
+	}
+	settings, ok := cfg.Units[string(orchestrator.Firewall)]
+	if !ok {
+		return nil, hinted{error: fmt.Errorf("%s has no firewall section", c.AgentConfig), next: "$EDITOR " + c.AgentConfig, code: exitRefused}
+	}
+	unitConfig, err := service.FirewallConfig(settings)
+	if err != nil {
+		return nil, err
+	}
+	unitConfig.Log = e.log
+	return iptables.NewUnit(unitConfig)
+}
+
 // agentWatchCmd is started by the firewall unit with descriptor 3 as the pipe on which it says that it waits.
 type agentWatchCmd struct {
 	Rules string `required:""`
 	State string `required:""`
+
+	AnnounceInterface, AnnounceFile, ActiveWhen string
 }
 
 func (c agentWatchCmd) Run(e *env) error {
-	unit, err := iptables.NewUnit(iptables.UnitConfig{Rules: c.Rules, State: c.State, RevertAfter: -1, Log: slog.New(slog.DiscardHandler)})
+	cfg := iptables.UnitConfig{Rules: c.Rules, State: c.State, RevertAfter: -1, Log: slog.New(slog.DiscardHandler)}
+	if c.AnnounceInterface != "" {
+		cfg.Announce = &iptables.AnnounceConfig{Interface: c.AnnounceInterface, File: c.AnnounceFile}
+		if err := cfg.Announce.ActiveWhen.UnmarshalText([]byte(c.ActiveWhen)); err != nil {
+			return err
+		}
+	}
+	unit, err := iptables.NewUnit(cfg)
 	if err != nil {
 		return err
 	}

@@ -112,6 +112,7 @@ type Subnet struct {
 	Gateway  Addr    `yaml:"gateway"`
 	Ranges   []Range `yaml:"ranges"`
 	Reserved []Addr  `yaml:"reserved"`
+	Delivery string  `yaml:"delivery"` // of public addresses: "routed" (default) or "arp"
 }
 
 // Group is a group of appliances.
@@ -347,7 +348,7 @@ func (c *Config) Estate(images []string) *orchestrator.Estate {
 }
 
 func (s Subnet) domain() orchestrator.Subnet {
-	out := orchestrator.Subnet{Prefix: netip.Prefix(s.Prefix), Gateway: netip.Addr(s.Gateway)}
+	out := orchestrator.Subnet{Prefix: netip.Prefix(s.Prefix), Gateway: netip.Addr(s.Gateway), Delivery: orchestrator.Delivery(s.Delivery)}
 	for _, r := range s.Ranges {
 		out.Ranges = append(out.Ranges, orchestrator.AddressRange(r))
 	}

@@ -30,6 +30,7 @@ func renderer(cfg *config.Config, g config.Group, templates fs.FS, vault orchest
 		for _, f := range g.Foreign {
 			fw.Foreign = append(fw.Foreign, netip.Prefix(f))
 		}
+		fw.ARP = delivery(cfg, g)
 		if err := fw.Validate(); err != nil {
 			return nil, fmt.Errorf("groups.%s: %w", g.ID, err)
 		}
@@ -60,6 +61,23 @@ func prefixes(cfg *config.Config, of func(config.Pool) ([]string, []config.Subne
 		}
 	}
 	return out
+}
+
+// delivery is what a firewall group answers ARP for, nil when nothing of it is delivered so.
+func delivery(cfg *config.Config, g config.Group) *iptables.Delivery {
+	var d *iptables.Delivery
+	for _, p := range cfg.Pools {
+		if !slices.Contains(p.Firewall, g.ID) || orchestrator.Delivery(p.Public.Delivery) != orchestrator.DeliveryARP {
+			continue
+		}
+		if d == nil {
+			d = &iptables.Delivery{Members: len(g.Members)}
+		}
+		for _, r := range p.Public.Ranges {
+			d.Ranges = append(d.Ranges, orchestrator.AddressRange(r))
+		}
+	}
+	return d
 }
 
 func consolePools(cfg *config.Config, g config.Group) ([]xvp.PoolConfig, error) {
@@ -140,7 +158,13 @@ func renderFirewall(templates fs.FS, cfg iptables.Config) appliance.Renderer {
 		if len(bad) > 0 {
 			return appliance.Rendering{}, bad, nil
 		}
-		return appliance.Rendering{Files: files, Owner: func(_ string, line int) string { return lines.Machine(line) }}, nil, err
+		owner := func(file string, line int) string {
+			if file == iptables.AnnounceFile {
+				return iptables.AnnouncedMachine(files[len(files)-1].Content, line)
+			}
+			return lines.Machine(line)
+		}
+		return appliance.Rendering{Files: files, Owner: owner}, nil, err
 	}
 }
 

@@ -26,10 +26,13 @@ func Registry() agent.Registry {
 //	  driver: iptables
 //	  rules: /var/lib/slipway/firewall/rules.v4
 //	  state: /var/lib/slipway/firewall
+//	  announce: {interface: eth0, active_when: 203.0.113.3}
 type firewallSettings struct {
 	Rules       string        `yaml:"rules"`
 	State       string        `yaml:"state"`
 	RevertAfter time.Duration `yaml:"revert_after"` // 0 is iptables.DefaultRevertAfter; below 0 goes without the timer
+	// Announce answers ARP for the public addresses of pools that deliver them so; without it there are none.
+	Announce *iptables.AnnounceConfig `yaml:"announce"`
 }
 
 // WatchArgs is the hidden verb under which this binary waits to put old rules back; see iptables.UnitConfig.Watcher.
@@ -60,7 +63,16 @@ func FirewallConfig(settings agent.Settings) (iptables.UnitConfig, error) {
 	}
 	watcher := append([]string{strings.TrimSuffix(self, " (deleted)")}, WatchArgs...)
 	watcher = append(watcher, "--rules", s.Rules, "--state", s.State)
-	return iptables.UnitConfig{Rules: s.Rules, State: s.State, RevertAfter: s.RevertAfter, Watcher: watcher}, nil
+	if a := s.Announce; a != nil {
+		watcher = append(watcher, "--announce-interface", a.Interface)
+		if a.File != "" {
+			watcher = append(watcher, "--announce-file", a.File)
+		}
+		if a.ActiveWhen.IsValid() {
+			watcher = append(watcher, "--active-when", a.ActiveWhen.String())
+		}
+	}
+	return iptables.UnitConfig{Rules: s.Rules, State: s.State, RevertAfter: s.RevertAfter, Watcher: watcher, Announce: s.Announce}, nil
 }
 
 // consoleSettings is the console section of an agent's configuration.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 )
 
 // Config is what a firewall's rules depend on besides the machines. All prefixes are IPv4 and masked.
@@ -18,6 +19,8 @@ type Config struct {
 	// InsideInterfaces are where the machines are, and nothing else but Foreign ("xenbr1", or "vlan+" for every name that begins so).
 	// With them, a source is believed only on the right side of the firewall. Without them only unknown sources in the ranges are dropped.
 	InsideInterfaces []string
+	// ARP, when given, makes the firewall answer ARP for the public addresses in its ranges, which nobody routes to it.
+	ARP *Delivery
 }
 
 // interfaceName is a kernel interface name (IFNAMSIZ 16 with its final zero) without the characters that iptables-save would quote.
@@ -52,12 +55,28 @@ func (c Config) Validate() error {
 			seen = append(seen, p)
 		}
 	}
+	if c.ARP != nil {
+		errs = append(errs, c.ARP.validate(c.Public)...)
+	}
 	for i, name := range c.InsideInterfaces {
 		if !interfaceName.MatchString(name) {
 			errs = append(errs, fmt.Errorf("inside_interfaces[%d]: %q is no interface name; up to 15 of letters, digits, . _ - and a + at the end", i, name))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (d Delivery) validate(public []netip.Prefix) (errs []error) {
+	if d.Members < 1 {
+		errs = append(errs, fmt.Errorf("arp.members: %d; give the number of firewalls that carry the state", d.Members))
+	}
+	for i, r := range d.Ranges {
+		inside := func(p netip.Prefix) bool { return p.Contains(r.First) && p.Contains(r.Last) }
+		if !r.First.Is4() || !r.Contains(r.Last) || !slices.ContainsFunc(public, inside) {
+			errs = append(errs, fmt.Errorf("arp.ranges[%d]: %s is in none of the public ranges %v", i, r, public))
+		}
+	}
+	return errs
 }
 
 func validPrefix(p netip.Prefix, shortest int) error {

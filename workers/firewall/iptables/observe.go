@@ -32,6 +32,13 @@ func (u *Unit) Observe(ctx context.Context) error {
 	if found := differences(live, want); len(found) > 0 {
 		return orchestrator.Errorf(op, orchestrator.Transient, "the running rules are not those of %s: %s", u.cfg.Rules, strings.Join(found, "; "))
 	}
+	announced, err := u.announced(live)
+	if err == nil {
+		err = u.unlike(announced)
+	}
+	if err != nil {
+		return orchestrator.E(op, orchestrator.Transient, err)
+	}
 	if _, err := os.Stat(filepath.Join(u.cfg.State, recordFile)); err == nil {
 		return orchestrator.Errorf(op, orchestrator.Transient, "the revert timer of an unproven change is armed")
 	}

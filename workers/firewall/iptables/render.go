@@ -45,18 +45,26 @@ func Render(templates fs.FS, cfg Config, entries []orchestrator.FirewallEntry) (
 	if err != nil {
 		return nil, nil, orchestrator.E(op, orchestrator.Permanent, err)
 	}
+	var announced []orchestrator.AddressRange
+	if cfg.ARP != nil {
+		announced = cfg.ARP.Ranges
+	}
 	var text bytes.Buffer
 	if err := tmpl.Execute(&text, data{
 		Machines: machines,
 		Private:  cfg.Private, Public: cfg.Public, Ranges: slices.Concat(cfg.Private, cfg.Public), Foreign: cfg.Foreign,
-		Inside: cfg.InsideInterfaces,
+		Inside: cfg.InsideInterfaces, Announced: announced,
 	}); err != nil {
 		return nil, nil, orchestrator.E(op, orchestrator.Permanent, err)
 	}
 	if _, err := parseRules(text.String()); err != nil {
 		return nil, nil, orchestrator.Errorf(op, orchestrator.Permanent, "template %s: %w", Template, err)
 	}
-	return []apply.File{{Name: RulesFile, Content: text.String()}}, lineMap(text.String(), machines), nil
+	files = []apply.File{{Name: RulesFile, Content: text.String()}}
+	if cfg.ARP != nil {
+		files = append(files, apply.File{Name: AnnounceFile, Content: renderAnnouncements(*cfg.ARP, machines)})
+	}
+	return files, lineMap(text.String(), machines), nil
 }
 
 // data is what the template sees; its names are documented there.
@@ -64,6 +72,7 @@ type data struct {
 	Machines                         []machine
 	Private, Public, Ranges, Foreign []netip.Prefix
 	Inside                           []string
+	Announced                        []orchestrator.AddressRange
 }
 
 // lineMap finds the machines in the text itself, so that it is right for any template: by chain name or by comment.

@@ -81,7 +81,23 @@ func (u *Unit) become(ctx context.Context, want ruleset) error {
 	if err != nil {
 		return err
 	}
-	return u.restore(ctx, plan(live, want))
+	return u.load(ctx, want, plan(live, want))
+}
+
+// load makes the rules those of want by a plan, with the announcements around it: those that go before the rules, those that come after
+// them. So an address is never announced that is not translated.
+func (u *Unit) load(ctx context.Context, want ruleset, todo string) error {
+	announced, err := u.announced(want)
+	if err != nil {
+		return err
+	}
+	if err := u.withdraw(announced); err != nil {
+		return err
+	}
+	if err := u.restore(ctx, todo); err != nil {
+		return err
+	}
+	return u.announce(ctx, want)
 }
 
 // restore runs a plan; "" is nothing to do.

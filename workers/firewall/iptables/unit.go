@@ -45,6 +45,9 @@ type UnitConfig struct {
 	// of its own; logind's KillUserProcesses=no is the default. Required unless RevertAfter is negative, which goes without a timer.
 	Watcher []string `yaml:"-"`
 
+	// Announce is how this firewall answers ARP for public addresses that are delivered so; nil announces nothing.
+	Announce *AnnounceConfig `yaml:"announce"`
+
 	Log *slog.Logger `yaml:"-"` // nil discards
 }
 
@@ -70,6 +73,14 @@ func NewUnit(cfg UnitConfig) (*Unit, error) {
 		if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 			errs = append(errs, fmt.Errorf("%s: %q is not a clean absolute path", field, path))
 		}
+	}
+	if cfg.Announce != nil {
+		announce := *cfg.Announce
+		if announce.File == "" {
+			announce.File = filepath.Join(filepath.Dir(cfg.Rules), AnnounceFile)
+		}
+		cfg.Announce = &announce
+		errs = append(errs, announce.validate()...)
 	}
 	if cfg.RevertAfter > 0 && len(cfg.Watcher) == 0 {
 		errs = append(errs, errors.New("watcher: empty; give the command that waits for the revert timer, or a negative revert_after to go without"))
@@ -103,7 +114,11 @@ func find(program string) string {
 
 // Targets implements agent.Unit. The rules tell who may reach whom, which is nobody else's business.
 func (u *Unit) Targets() map[string]agent.Target {
-	return map[string]agent.Target{RulesFile: {Path: u.cfg.Rules, Mode: 0o600}}
+	targets := map[string]agent.Target{RulesFile: {Path: u.cfg.Rules, Mode: 0o600}}
+	if u.cfg.Announce != nil {
+		targets[AnnounceFile] = agent.Target{Path: u.cfg.Announce.File, Mode: 0o600}
+	}
+	return targets
 }
 
 // CountRows implements agent.RowCounter by the machines' chains.
@@ -118,7 +133,8 @@ func (u *Unit) Check(ctx context.Context, dir string) error {
 	if err != nil {
 		return orchestrator.E(op, orchestrator.Permanent, err)
 	}
-	if _, err := parseRules(text); err != nil {
+	rules, err := parseRules(text)
+	if err != nil {
 		fault := &agent.Fault{File: RulesFile, Message: err.Error()}
 		var at *LineError
 		if errors.As(err, &at) {
@@ -127,6 +143,9 @@ func (u *Unit) Check(ctx context.Context, dir string) error {
 		return fault
 	}
 	if err := u.Probe(ctx); err != nil {
+		return err
+	}
+	if err := u.checkAnnouncements(dir, rules); err != nil {
 		return err
 	}
 	_, err = run(ctx, text, u.cfg.Restore, "--test", "--noflush", "-w", waitSeconds)
@@ -170,7 +189,7 @@ func (u *Unit) Reload(ctx context.Context, c agent.Change) error {
 			return orchestrator.E(op, orchestrator.Transient, err)
 		}
 	}
-	if err := u.restore(ctx, todo); err != nil {
+	if err := u.load(ctx, want, todo); err != nil {
 		return orchestrator.E(op, orchestrator.Transient, err)
 	}
 	u.cfg.Log.InfoContext(ctx, "firewall rules loaded", "changed", todo != "", "cut", len(c.Cut), "restoring", c.Restoring)
@@ -182,8 +201,9 @@ func (u *Unit) Reload(ctx context.Context, c agent.Change) error {
 	return nil
 }
 
-// Prove implements agent.Unit: every chain of ours holds the rules of the file, there are no others, and each jump is there once and
-// first. Where there is no file there is nothing of ours. It disarms the revert timer.
+// Prove implements agent.Unit: every chain of ours holds the rules of the file, there are no others, each jump is there once and first,
+// and the kernel announces what a firewall of this one's role should. Where there is no file there is nothing of ours. It disarms the
+// revert timer, and tries announcements that are not right: the role may have changed since Reload.
 func (u *Unit) Prove(ctx context.Context) error {
 	const op = "iptables.Prove"
 	release, err := u.lock(ctx)
@@ -205,13 +225,16 @@ func (u *Unit) Prove(ctx context.Context) error {
 	if found := differences(live, want); len(found) > 0 {
 		return orchestrator.Errorf(op, orchestrator.Transient, "the running rules are not those of %s: %s", u.cfg.Rules, strings.Join(found, "; "))
 	}
+	if err := u.announce(ctx, live); err != nil {
+		return orchestrator.E(op, orchestrator.Transient, err)
+	}
 	return orchestrator.E(op, orchestrator.Transient, u.disarm())
 }
 
 // Boot makes the rules live when the machine starts: those of the rules file, or, when the last change was never proven, those before it.
 // A firewall that was never given a file has nothing to restore. Run it before the network comes up, e.g. from a systemd unit with
 // Before=network-pre.target and Wants=network-pre.target. Running it again changes nothing. It does not Probe: on a firewall that an apply
-// would refuse, old rules are better than none.
+// would refuse, old rules are better than none. It announces nothing, there is no network yet: that is Follow's.
 func (u *Unit) Boot(ctx context.Context) error {
 	const op = "iptables.Boot"
 	release, err := u.lock(ctx)
