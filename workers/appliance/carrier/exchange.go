@@ -46,7 +46,7 @@ func readAnswer(r io.Reader, room int) (apply.Answer, error) {
 	decoder.DisallowUnknownFields()
 	var a apply.Answer
 	if err := decoder.Decode(&a); err != nil {
-		return apply.Answer{}, fmt.Errorf("%w: %w", errNoAnswer, err)
+		return apply.Answer{}, fmt.Errorf("%w: %s", errNoAnswer, printable(err.Error())) // which quotes what was sent, whole
 	}
 	if !slices.Contains(codes, a.Code) {
 		return apply.Answer{}, fmt.Errorf("%w: code %q is not known", errNoAnswer, printable(string(a.Code)))

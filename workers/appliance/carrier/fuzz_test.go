@@ -14,6 +14,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(`{"code":"culprit","generation":6,"sha256":"","rows":2,"reloaded":false,"message":"/etc/dhcp/slipway-hosts.conf line 4: semicolon expected.\u001b[2J","file":"hosts.conf","line":4}` + "\nx"))
 	f.Add([]byte(`{"code":"observed","generation":1,"sha256":"","rows":1,"reloaded":false,"live":{"files":[{"name":"rules.v4","exists":true,"content":"*filter\n","sha256":"` + strings.Repeat("00", 32) + `"}],"rows":1}}`))
 	f.Add([]byte(`{"code":"observed","live":{"files":[]}`))
+	f.Add([]byte(`{"code":"applied","` + strings.Repeat("\xe4", 3000) + `":1}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		a, err := readAnswer(strings.NewReader(string(text)), maxLive)
 		words := []string{a.Message, a.File}

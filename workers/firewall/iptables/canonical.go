@@ -20,7 +20,7 @@ var options = map[string]int{
 var (
 	matches = []string{"comment", "conntrack", "icmp", "iprange", "limit", "multiport", "tcp", "udp"}
 	targets = []string{"ACCEPT", "DROP", "REJECT", "RETURN", "LOG", "DNAT", "SNAT"}
-	word    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.,:/_+-]*$`) // what iptables-save never quotes
+	word    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.:/_+-]*(,[A-Za-z0-9][A-Za-z0-9.:/_+-]*)*$`) // what iptables-save never quotes
 )
 
 // canonical gives a rule's body a form that is the same however the rule was written and whichever backend prints it: options sorted,
