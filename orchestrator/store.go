@@ -25,6 +25,7 @@ type Store interface {
 	Appliances
 	Outbox
 	Operators
+	History
 	Strangers
 	ConsolePasses
 	Close() error

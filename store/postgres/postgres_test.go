@@ -70,3 +70,7 @@ func (d database) Value(ctx context.Context, text string) (n int64, err error) {
 func BenchmarkCommit(b *testing.B) {
 	storetest.Benchmark(b, storetest.Harness{New: func(t testing.TB) storetest.Database { return newDatabase(t) }})
 }
+
+func BenchmarkHistory(b *testing.B) {
+	storetest.BenchHistory(b, storetest.Harness{New: func(t testing.TB) storetest.Database { return newDatabase(t) }}, 100_000)
+}

@@ -105,3 +105,7 @@ func TestWriterWaitsForAnotherProcess(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func BenchmarkHistory(b *testing.B) {
+	storetest.BenchHistory(b, storetest.Harness{New: func(t testing.TB) storetest.Database { return newFile(t) }}, 100_000)
+}

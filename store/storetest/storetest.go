@@ -57,6 +57,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Repair":      repair,
 		"Foreign":     foreign,
 		"Passes":      passes,
+		"History":     history,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

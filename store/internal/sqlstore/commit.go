@@ -344,6 +344,7 @@ func (c *compiler) release(change orchestrator.ReleasePlacement) {
 		c.add(`DELETE FROM macs WHERE machine = $1`, machine)
 		c.add(`DELETE FROM console_ports WHERE machine = $1`, machine)
 	}
+	c.add(`UPDATE runs SET pool = (SELECT pool FROM machines WHERE id = $1) WHERE machine = $1 AND pool = ''`, machine) // for its history
 	c.add(`UPDATE machines SET pool = '', host = '', sr = '', private = '', public = '', mac = '', console_port = 0, dhcp_group = '',
 		firewall_group = '', console_group = '' WHERE id = $1`, machine)
 	c.stmts = append(c.stmts, wake(orchestrator.WakeCapacity))
