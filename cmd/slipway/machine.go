@@ -78,7 +78,7 @@ func (c orderCmd) Run(e *env) error {
 		return err
 	}
 	if c.Wait {
-		return watchCmd{Machine: accepted.Machine}.Run(e)
+		return watchCmd{Machine: []string{accepted.Machine}, Patience: patience}.Run(e)
 	}
 	return nil
 }
@@ -228,68 +228,6 @@ func (c explainCmd) Run(e *env) error {
 			t.AppendRow(table.Row{p.Pool, dash(p.Host), dash(p.SR), p.Weight, clip(decision, 80)})
 		}
 	})
-}
-
-type watchCmd struct {
-	Machine string `arg:"" help:"Id, a prefix of it, run id, name, or tenant/name."`
-}
-
-// Run prints one line per change, and ends with the run: exit code 0 when it is done, 1 when it is parked or canceled.
-func (c watchCmd) Run(e *env) error {
-	last := ""
-	for {
-		m, err := e.machine(c.Machine)
-		if err != nil {
-			return err
-		}
-		if len(m.Runs) == 0 {
-			return hinted{error: fmt.Errorf("machine %s has no run", m.ID), next: "slipway show " + m.ID, code: exitConflict}
-		}
-		run := newest(m.Runs)
-		now := fmt.Sprintf("%-9s %-10s %s", run.Status, run.Process, run.State)
-		if run.Reason != "" {
-			now += ": " + run.Reason
-		}
-		if now != last {
-			last = now
-			if e.Output == "json" {
-				if err := e.line(run); err != nil {
-					return err
-				}
-			} else {
-				fmt.Fprintf(e.stdout, "%s %s\n", time.Now().Format("15:04:05"), clean(now))
-			}
-		}
-		switch run.Status {
-		case "done":
-			return nil
-		case "parked":
-			return hinted{error: fmt.Errorf("parked at %s: %s", run.Step, clean(run.Reason)), next: "slipway explain " + m.ID, code: exitFailure}
-		case "canceled":
-			return hinted{error: fmt.Errorf("canceled: %s", clean(run.Reason)), next: "slipway show " + m.ID, code: exitFailure}
-		}
-		timer := time.NewTimer(300 * time.Millisecond)
-		select {
-		case <-e.ctx.Done():
-			timer.Stop()
-			return e.ctx.Err()
-		case <-timer.C:
-		}
-	}
-}
-
-// newest is the run that is not over, or the one created last.
-func newest(runs []api.Run) api.Run {
-	best := runs[0]
-	for _, r := range runs {
-		if r.Status != "done" && r.Status != "canceled" {
-			return r
-		}
-		if r.Created.After(best.Created) {
-			best = r
-		}
-	}
-	return best
 }
 
 // actFlags are what every verb that changes something takes.

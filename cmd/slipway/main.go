@@ -44,7 +44,8 @@ type cli struct {
 	List    listCmd    `cmd:"" help:"List runs."`
 	Show    showCmd    `cmd:"" help:"Show a machine, its runs and its journal."`
 	Explain explainCmd `cmd:"" help:"Say why a machine is where it is, after looking at the world."`
-	Watch   watchCmd   `cmd:"" help:"Follow a machine until its run is over or parked."`
+	Watch   watchCmd   `cmd:"" help:"Follow machines, a pool or everything, until all runs are over or parked."`
+	Stats   statsCmd   `cmd:"" help:"How long runs and their steps took, per image and pool."`
 	Retry   retryCmd   `cmd:"" help:"Run the step of a parked or waiting run again, after looking at what is there."`
 	Cancel  cancelCmd  `cmd:"" help:"Unwind an install by its journal."`
 	Skip    skipCmd    `cmd:"" help:"Leave out the step where a run stands, if its table allows it."`

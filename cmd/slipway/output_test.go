@@ -47,6 +47,8 @@ func fakeServe(t *testing.T) (socket string) {
 			Attempts: []api.Attempt{{Step: hostile, Outcome: hostile, Kind: hostile, Message: hostile, Actor: hostile}}, Entries: []api.Entry{{Group: hostile, Bad: hostile}}},
 		"/v1/explain/x": api.Explanation{Now: hostile, Found: []string{hostile}, Exits: []string{hostile}, Hint: hostile,
 			Placement: []orchestrator.Considered{{Pool: hostile, Host: hostile, SR: hostile, Filter: hostile}}},
+		"/v1/watch":     api.Board{Now: time.Now(), Runs: []api.Watched{{Run: run, Image: hostile, Guest: []api.Stage{{Stage: hostile}}}}},
+		"/v1/stats":     api.Stats{Method: hostile, Rows: []api.StatsRow{{Process: hostile, Image: hostile, Pool: hostile, Step: hostile}}},
 		"/v1/retry/x":   api.Acted{Found: []string{hostile}, Plan: []string{hostile}, Done: true, Run: &run},
 		"/v1/pools":     []api.Pool{{ID: hostile, Strategy: hostile, Problem: hostile, Hosts: []api.Host{{Name: hostile}}, SRs: []api.SR{{Name: hostile}}}},
 		"/v1/addresses": []api.Address{{Pool: hostile, Role: hostile, Owner: hostile, Machine: hostile, State: hostile, Note: hostile}},
@@ -76,7 +78,7 @@ func fakeServe(t *testing.T) (socket string) {
 // Whatever serve says, nothing of it drives the terminal or makes a line of its own.
 func TestHostileTextIsCleaned(t *testing.T) {
 	socket := fakeServe(t)
-	for _, args := range []string{"list", "show x", "explain x", "watch x", "retry x", "pool", "ip", "group", "dead", "dead show x", "show nobody", "cancel nobody"} {
+	for _, args := range []string{"list", "show x", "explain x", "watch x", "watch --all", "stats", "retry x", "pool", "ip", "group", "dead", "dead show x", "show nobody", "cancel nobody"} {
 		t.Run(args, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			run(t.Context(), append([]string{"--socket", socket}, strings.Fields(args)...), strings.NewReader(""), &stdout, &stderr)

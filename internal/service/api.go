@@ -130,6 +130,8 @@ func (s *Service) routes() http.Handler {
 	}
 	handle("POST /v1/orders", s.postOrder)
 	handle("GET /v1/runs", s.getRuns)
+	handle("POST /v1/watch", s.postWatch)
+	handle("GET /v1/stats", s.getStats)
 	handle("GET /v1/machines/{what...}", s.getMachine)
 	handle("GET /v1/explain/{what...}", s.getExplanation)
 	for _, verb := range verbs {

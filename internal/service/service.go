@@ -64,6 +64,7 @@ type Service struct {
 	publisher  *outbox.Publisher
 	notifier   *notifier
 	console    *gateway.Gateway // nil when there is none
+	past       past
 }
 
 // New builds a worker: it opens the database (migrating it) and connects to nothing else yet. Close it, also after Run.

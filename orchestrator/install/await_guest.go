@@ -2,6 +2,7 @@ package install
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"time"
@@ -23,7 +24,7 @@ func awaitGuest(h orchestrator.Hypervisor, i orchestrator.Installer) act {
 		switch orchestrator.KindOf(err) {
 		case "":
 			s.Machine.Address = guest.Address.Addr()
-			return orchestrator.Finished("%s", evidence)
+			return orchestrator.Outcome{Summary: evidence, Detail: addressedDetail(s)}, nil
 		case orchestrator.Transient, orchestrator.Unknown:
 			return orchestrator.WaitFor("", 2*time.Second, "waiting for the guest: %s", err)
 		default:
@@ -48,6 +49,7 @@ func reach(ctx context.Context, h orchestrator.Hypervisor, i orchestrator.Instal
 	case vm.Power != "running":
 		return guest, "", orchestrator.Errorf(s.Run.Step, orchestrator.Transient, "the guest is dead: VM %s is %s", vm.UUID, vm.Power)
 	}
+	noteAddress(s, vm)
 	address := m.Placement.Public
 	if s.Pool.Strategy == orchestrator.Routed {
 		address = reported(vm, m.Placement)
@@ -59,6 +61,43 @@ func reach(ctx context.Context, h orchestrator.Hypervisor, i orchestrator.Instal
 		Machine: m.ID, Pool: m.Placement.Pool, Image: m.Image, Address: netip.AddrPortFrom(address, ports[0]),
 		HostKey: m.HostKey, Own: m.Identity != "",
 	}, "", nil
+}
+
+// handleAddressed is when the guest agent was first seen to have the machine's address; it rides in the commits of the step's waits.
+const handleAddressed = "addressed"
+
+// noteAddress keeps the moment in which the guest is seen to have its address, which is not the moment in which it got it.
+func noteAddress(s *orchestrator.Step, vm orchestrator.VM) {
+	if s.Run.Step == StepAwait && s.Handle(handleAddressed) == "" && reported(vm, s.Machine.Placement).IsValid() {
+		s.Run.Handles[handleAddressed] = s.Now.UTC().Format(time.RFC3339Nano)
+	}
+}
+
+// addressedDetail keeps it in the journal's line of the attempt that finds the guest, whose handles are those of the attempt's beginning.
+func addressedDetail(s *orchestrator.Step) json.RawMessage {
+	at := s.Handle(handleAddressed)
+	if at == "" {
+		return nil
+	}
+	detail, err := json.Marshal(map[string]string{handleAddressed: at})
+	if err != nil {
+		return nil // a text always marshals
+	}
+	return detail
+}
+
+// Addressed reads from an attempt of await_guest when the guest was first seen to have its address; ok is false when it was not seen.
+func Addressed(handles map[string]string, detail json.RawMessage) (at time.Time, ok bool) {
+	text := handles[handleAddressed]
+	if text == "" && len(detail) > 0 {
+		var kept map[string]string
+		if json.Unmarshal(detail, &kept) != nil {
+			return at, false
+		}
+		text = kept[handleAddressed]
+	}
+	at, err := time.Parse(time.RFC3339Nano, text)
+	return at, err == nil
 }
 
 // reported is the machine's address if the guest agent shows it on our VIF; another address there is an old lease.

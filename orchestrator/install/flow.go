@@ -11,6 +11,13 @@ import (
 // Name of the process in stored runs.
 const Name = "install"
 
+// Steps whose lines in the journal tell how far a guest has come.
+const (
+	StepStart   = "start_machine"
+	StepAwait   = "await_guest"
+	StepInstall = "post_install"
+)
+
 // Ports are what the steps need of the world.
 type Ports struct {
 	Hypervisor orchestrator.Hypervisor
@@ -40,12 +47,12 @@ func New(p Ports) *orchestrator.Process {
 			Do: awaitGroup(p.Desired, firewallGroup), Undo: uninstall.DropRules(p.Desired)},
 		row{From: "nat_configured", Step: "provision_console", To: "console_provisioned", Reserve: reserveConsole,
 			Do: awaitGroup(p.Desired, consoleGroup), Undo: uninstall.CloseConsole(p.Desired), Marks: marks{Skip: true}},
-		row{From: "console_provisioned", Step: "start_machine", To: "started", Do: startMachine(p.Hypervisor),
+		row{From: "console_provisioned", Step: StepStart, To: "started", Do: startMachine(p.Hypervisor),
 			Undo: uninstall.StopMachine(p.Hypervisor), Policy: policy{Timeout: 2 * time.Minute}},
-		row{From: "started", Step: "await_guest", To: "guest_reachable", Do: awaitGuest(p.Hypervisor, p.Installer),
+		row{From: "started", Step: StepAwait, To: "guest_reachable", Do: awaitGuest(p.Hypervisor, p.Installer),
 			Policy: policy{Timeout: 30 * time.Second}},
 		// The installer leaves the guest at its end and does not come in again: only another VM can be installed anew.
-		row{From: "guest_reachable", Step: "post_install", To: "post_installed", Do: postInstall(p.Hypervisor, p.Installer, p.Vault),
+		row{From: "guest_reachable", Step: StepInstall, To: "post_installed", Do: postInstall(p.Hypervisor, p.Installer, p.Vault),
 			Policy: policy{Timeout: 2 * time.Minute, Budget: 2 * time.Hour, Attempts: 3},
 			Marks:  marks{Check: true, UndoneWith: "create_machine"}},
 		row{From: "post_installed", Step: "open_firewall", To: "rules_opened", Reserve: reserveCustomerRules,
