@@ -222,12 +222,30 @@ type Inspection struct {
 	Checks   map[string]string // name → "ok" or what is wrong
 }
 
+// Maintainer changes what is ours to change in a finished guest, by the one way in that Leave has left: it takes data, and runs nothing else.
+type Maintainer interface {
+	// Maintainable says why a guest of this image cannot be changed, as words for the customer; "" when it can.
+	Maintainable(image string) (why string)
+	// ChangeGuest makes the guest as wanted, and reads it back; it may be called again. Kind Transient while the guest does not answer or
+	// the customer's rules keep us out; Permanent when the customer has taken the way in away, or something else answers.
+	ChangeGuest(ctx context.Context, g Guest, c GuestChange) error
+}
+
+// GuestChange is what ChangeGuest brings about. Keys that are in neither list are the customer's own and stay.
+type GuestChange struct {
+	Hostname string   // "" leaves it
+	Drop     []string // authorized_keys lines that go, found by their key
+	Keys     []string // authorized_keys lines that are there afterwards
+}
+
 // Prober looks from the pool's probe point, as a customer would.
 type Prober interface {
 	// TryPort asks for a TCP connection and tells what it met; the error is for a probe that could not be made.
 	TryPort(ctx context.Context, pool string, target netip.AddrPort) (PortAnswer, error)
 	// Console shakes hands with the machine's console (RFB, the given password).
 	Console(ctx context.Context, m Machine) error
+	// NoConsole is nil when nothing answers at the machine's console port, or nobody can look; kind Transient while something does.
+	NoConsole(ctx context.Context, m Machine) error
 }
 
 // PortAnswer is what a TCP connection met.

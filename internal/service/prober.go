@@ -50,6 +50,29 @@ func (p Prober) TryPort(ctx context.Context, _ string, target netip.AddrPort) (o
 	}
 }
 
+// NoConsole implements orchestrator.Prober.
+func (p Prober) NoConsole(ctx context.Context, m orchestrator.Machine) error {
+	host, ok := p.Consoles[m.Placement.Console]
+	if !ok || host == "" {
+		return nil // no address is configured to look from: the agent has proven that the port does not listen
+	}
+	dialCtx, cancel := context.WithTimeout(ctx, p.timeout())
+	defer cancel()
+	address := net.JoinHostPort(host, strconv.Itoa(int(m.Placement.ConsolePort)))
+	conn, err := (&net.Dialer{}).DialContext(dialCtx, "tcp", address)
+	switch {
+	case err == nil:
+		_ = conn.Close()
+		return orchestrator.Errorf("console", orchestrator.Transient, "%s still listens", address)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return nil
+	default: // a host that is not reached says nothing about its ports
+		return orchestrator.E("console", orchestrator.Transient, err)
+	}
+}
+
 // Console implements orchestrator.Prober.
 func (p Prober) Console(ctx context.Context, m orchestrator.Machine) error {
 	const op = "console"

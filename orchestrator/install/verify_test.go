@@ -18,6 +18,8 @@ func (a answers) TryPort(context.Context, string, netip.AddrPort) (orchestrator.
 
 func (answers) Console(context.Context, orchestrator.Machine) error { return nil }
 
+func (answers) NoConsole(context.Context, orchestrator.Machine) error { return nil }
+
 // What a port's answer means depends on whom the rules let in and on whether the image serves it.
 func TestProbe(t *testing.T) {
 	t.Parallel()

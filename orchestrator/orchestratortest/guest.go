@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"net/netip"
 	"slices"
@@ -127,7 +128,7 @@ func (w *World) EnsureJob(_ context.Context, g orchestrator.Guest, j orchestrato
 		if j.AdministratorPassword.IsZero() {
 			w.violate("the job of machine %s has no administrator's password", g.Machine)
 		}
-		started := &job{left: w.last(3), key: g.HostKey}
+		started := &job{left: w.last(3), key: g.HostKey, hostname: j.Hostname, keys: j.SSHKeys}
 		if w.FailJobs > 0 {
 			w.FailJobs--
 			started.exit = cmp.Or(w.JobExit, 100)
@@ -190,6 +191,41 @@ func (w *World) Leave(_ context.Context, g orchestrator.Guest) error {
 		return err
 	}
 	v.guest.left = true
+	v.guest.door = true
+	return w.pass(p, After)
+}
+
+// Maintainable implements orchestrator.Maintainer.
+func (w *World) Maintainable(string) string { return "" }
+
+// ChangeGuest implements orchestrator.Maintainer. Its parts are the hostname and the keys.
+func (w *World) ChangeGuest(_ context.Context, g orchestrator.Guest, c orchestrator.GuestChange) error {
+	p, err := w.enter("ChangeGuest")
+	if err != nil {
+		return err
+	}
+	v, entry, ok := w.behind(g.Address.Addr())
+	switch {
+	case !ok:
+		return orchestrator.Errorf("ChangeGuest", orchestrator.Transient, "%s does not answer", g.Address)
+	case entry.Phase != orchestrator.PhaseCustomer || !slices.Contains(entry.Ports, g.Address.Port()):
+		return orchestrator.Errorf("ChangeGuest", orchestrator.Transient, "the firewall drops the maintainer at %s", g.Address)
+	case v.guest.hostKey != g.HostKey || !g.Own || !v.guest.door:
+		return orchestrator.Errorf("ChangeGuest", orchestrator.Permanent, "%s does not let the maintainer in", g.Address)
+	}
+	if c.Hostname != "" {
+		v.guest.hostname = c.Hostname
+	}
+	if err := w.pass(p, During); err != nil {
+		return err
+	}
+	keys := slices.DeleteFunc(slices.Clone(v.guest.keys), func(key string) bool { return slices.Contains(c.Drop, key) })
+	for _, key := range c.Keys {
+		if !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	v.guest.keys = keys
 	return w.pass(p, After)
 }
 
@@ -218,6 +254,18 @@ func admits(entry orchestrator.FirewallEntry, port uint16) bool {
 	})
 }
 
+// NoConsole implements orchestrator.Prober.
+func (o Prober) NoConsole(_ context.Context, m orchestrator.Machine) error {
+	p, err := o.World.enter("NoConsole")
+	if err != nil {
+		return err
+	}
+	if _, open := o.World.live[m.Placement.Console][m.ID]; open {
+		return orchestrator.Errorf("NoConsole", orchestrator.Transient, "port %d still listens", m.Placement.ConsolePort)
+	}
+	return o.World.pass(p, After)
+}
+
 // Console implements orchestrator.Prober.
 func (o Prober) Console(_ context.Context, m orchestrator.Machine) error {
 	p, err := o.World.enter("Console")
@@ -226,7 +274,8 @@ func (o Prober) Console(_ context.Context, m orchestrator.Machine) error {
 	}
 	var entry orchestrator.ConsoleEntry
 	body := o.World.live[m.Placement.Console][m.ID]
-	if json.Unmarshal(body, &entry) != nil || entry.Port != m.Placement.ConsolePort || o.World.find(entry.VM) == nil {
+	if json.Unmarshal(body, &entry) != nil || entry.Port != m.Placement.ConsolePort || o.World.find(entry.VM) == nil ||
+		entry.Password != base64.StdEncoding.EncodeToString(m.ConsolePassword) {
 		return orchestrator.Errorf("Console", orchestrator.Transient, "no console at port %d", m.Placement.ConsolePort)
 	}
 	return o.World.pass(p, After)

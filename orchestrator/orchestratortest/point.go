@@ -27,7 +27,7 @@ func (p Point) String() string { return fmt.Sprintf("%s_%d_%s", p.Call, p.Nth, p
 // IsEffect reports whether the call changes the world or the store; the others only look.
 func (p Point) IsEffect() bool {
 	switch p.Call {
-	case CommitCall, "StartClone", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ForgetTask", "EnsureJob", "Leave":
+	case CommitCall, "StartClone", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ForgetTask", "EnsureJob", "Leave", "ChangeGuest":
 		return true
 	}
 	return false

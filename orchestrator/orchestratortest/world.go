@@ -73,6 +73,9 @@ type guest struct {
 	identity string
 	hostKey  string
 	left     bool // the installer has taken its way in out of it
+	door     bool // and left the maintainer's
+	hostname string
+	keys     []string // the customer's
 }
 
 type job struct {
@@ -80,6 +83,9 @@ type job struct {
 	exit int
 	lost bool
 	key  string
+
+	hostname string
+	keys     []string
 }
 
 type disk struct {
@@ -200,6 +206,7 @@ func (w *World) Advance() {
 func (v *vm) finish(j *job) {
 	if j.left == 0 && j.exit == 0 {
 		v.guest.identity, v.guest.hostKey = "identity-of-"+v.uuid, j.key
+		v.guest.hostname, v.guest.keys = j.hostname, j.keys
 	}
 }
 
@@ -283,8 +290,8 @@ func (w *World) Describe() []string {
 				sizes = append(sizes, d.gib)
 			}
 		}
-		lines = append(lines, fmt.Sprintf("vm %q machine %s tagged %t template %t %s on %s busy %q %d MiB %d vcpus mac %s network %s disks %v jobs %v identity %t key %q left %t",
-			v.name, v.machine, v.tagged, v.template, v.power, v.host, v.busy, v.memory, v.vcpus, v.mac, v.network, sizes, ended, v.guest.identity != "", v.guest.hostKey, v.guest.left))
+		lines = append(lines, fmt.Sprintf("vm %q machine %s tagged %t template %t %s on %s busy %q %d MiB %d vcpus mac %s network %s disks %v jobs %v identity %t key %q left %t hostname %q keys %q",
+			v.name, v.machine, v.tagged, v.template, v.power, v.host, v.busy, v.memory, v.vcpus, v.mac, v.network, sizes, ended, v.guest.identity != "", v.guest.hostKey, v.guest.left, v.guest.hostname, v.guest.keys))
 	}
 	for _, d := range w.disks {
 		if !attached[d.uuid] {

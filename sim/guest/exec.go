@@ -79,6 +79,8 @@ func lookUp(name string) program {
 		return diskTool(lvmReport)
 	case "mkdir":
 		return mkdir
+	case "mktemp":
+		return mktemp
 	case "mv":
 		return mv
 	case "partx":
@@ -93,6 +95,8 @@ func lookUp(name string) program {
 		return rm
 	case "rpm":
 		return rpm
+	case "setpriv":
+		return setpriv
 	case "setsid":
 		return setsid
 	case "sfdisk":
@@ -279,6 +283,15 @@ func (g *Guest) begin(name string) int {
 		return 0
 	}
 	return decide(name)
+}
+
+// setpriv runs what follows "--": everybody may do everything here.
+func setpriv(v *invocation) int {
+	at := slices.Index(v.args, "--")
+	if at < 0 || at+1 == len(v.args) {
+		return v.fail(1, "only OPTION... -- PROGRAM is simulated")
+	}
+	return v.with(v.args[at+1:]).run()
 }
 
 // setsid runs a program in a session of its own. It outlives its caller, but not the boot.

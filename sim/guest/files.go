@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -117,6 +118,24 @@ func mv(v *invocation) int {
 	if err := v.disk().Rename(from, to); err != nil {
 		return v.fail(1, "cannot move '%s' to '%s': %v", names[0], names[1], linkCause(err))
 	}
+	return 0
+}
+
+// mktemp makes an empty file whose name ends in something of its own where the template has XXXXXX.
+func mktemp(v *invocation) int {
+	_, names := operands(v.args)
+	if len(names) != 1 || !strings.HasSuffix(names[0], "XXXXXX") {
+		return v.fail(1, "only FILE.XXXXXX is simulated")
+	}
+	name := fmt.Sprintf("%s%06d", strings.TrimSuffix(names[0], "XXXXXX"), v.pid%1000000)
+	f, err := v.disk().OpenFile(v.path(name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return v.fail(1, "failed to create '%s': %v", name, cause(err))
+	}
+	if err := f.Close(); err != nil {
+		return v.failWith(err)
+	}
+	fmt.Fprintln(v.stdout, name)
 	return 0
 }
 

@@ -73,10 +73,11 @@ func (g *Guest) handle(b *boot, c *gate) {
 	config := &ssh.ServerConfig{
 		ServerVersion: serverBanner,
 		PublicKeyCallback: func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			if !g.authorized(meta.User(), key) {
+			forced, ok := g.authorized(meta.User(), key)
+			if !ok {
 				return nil, errors.New("not authorized")
 			}
-			return nil, nil
+			return &ssh.Permissions{CriticalOptions: map[string]string{forceCommand: forced}}, nil
 		},
 	}
 	config.AddHostKey(signer)
@@ -109,35 +110,49 @@ func (g *Guest) handle(b *boot, c *gate) {
 		}
 		wg.Go(func() {
 			defer func() { <-sessions }()
-			g.session(b, c, conn.User(), ch, requests)
+			g.session(b, c, conn.User(), conn.Permissions.CriticalOptions[forceCommand], ch, requests)
 		})
 	}
 }
 
-// authorized reads the user's file at every login, as sshd does.
-func (g *Guest) authorized(user string, key ssh.PublicKey) bool {
+// forceCommand is the critical option's name in sshd.
+const forceCommand = "force-command"
+
+// authorized reads the user's file at every login, as sshd does: the first line that carries the key decides, and may name the one command
+// that the key is good for.
+func (g *Guest) authorized(user string, key ssh.PublicKey) (forced string, ok bool) {
 	a, ok := g.account(user)
 	if !ok {
-		return false
+		return "", false
 	}
 	text, err := g.root.ReadFile(rel(a.home + "/.ssh/authorized_keys"))
 	if err != nil {
-		return false
+		return "", false
 	}
 	for line := range bytes.Lines(text) {
-		if known, _, _, _, err := ssh.ParseAuthorizedKey(line); err == nil && bytes.Equal(known.Marshal(), key.Marshal()) {
-			return !g.refuseLogin()
+		known, _, options, _, err := ssh.ParseAuthorizedKey(line)
+		if err != nil || !bytes.Equal(known.Marshal(), key.Marshal()) {
+			continue
 		}
+		for _, option := range options {
+			if command, found := strings.CutPrefix(option, "command="); found {
+				forced = strings.Trim(command, `"`)
+			}
+		}
+		return forced, !g.refuseLogin()
 	}
-	return false
+	return "", false
 }
 
 // session runs one command. As with sshd without a PTY, a command outlives a connection that breaks.
-func (g *Guest) session(b *boot, wire *gate, user string, ch ssh.Channel, requests <-chan *ssh.Request) {
+func (g *Guest) session(b *boot, wire *gate, user, forced string, ch ssh.Channel, requests <-chan *ssh.Request) {
 	defer ch.Close()
 	command, ok := execRequest(requests)
 	if !ok {
 		return
+	}
+	if forced != "" {
+		command = forced
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()

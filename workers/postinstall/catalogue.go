@@ -73,6 +73,8 @@ type Entry struct {
 	AddOn string
 	// Files lie beside the job's own, for its scripts; by name.
 	Files map[string][]byte
+	// Maintenance is the script that stays in the finished machine and changes keys and hostname; nil leaves nothing there.
+	Maintenance []byte
 	// Params are the scripts' constants, by their upper-case names.
 	Params map[string]string
 }
@@ -181,6 +183,8 @@ type manifest struct {
 	Serves   []uint16       `yaml:"serves"`
 	Steps    []manifestStep `yaml:"steps"`
 	Checks   manifestChecks `yaml:"checks"`
+	// Maintenance is a script, see Entry.
+	Maintenance string `yaml:"maintenance"`
 	// Files go along with the job; Params are constants of its scripts.
 	Files  []string          `yaml:"files"`
 	Params map[string]string `yaml:"params"`
@@ -224,6 +228,11 @@ func loadEntry(fsys fs.FS, dir string) (Entry, error) {
 	if entry.Files, err = readFiles(fsys, chain, m.Files); err != nil {
 		return Entry{}, fmt.Errorf("%s: %w", file, err)
 	}
+	if m.Maintenance != "" {
+		if entry.Maintenance, err = readScript(fsys, m.Transport, chain, m.Maintenance); err != nil {
+			return Entry{}, fmt.Errorf("%s: maintenance: %w", file, err)
+		}
+	}
 	if sum := entry.Timeout(); sum > maxJobTimeout {
 		return Entry{}, fmt.Errorf("%s: steps: may take %s in all: an install waits %s for its post-install", file, sum, maxJobTimeout)
 	}
@@ -238,6 +247,9 @@ func (m *manifest) check(dir string) error {
 	}
 	if m.Transport != TransportSSH && m.Transport != TransportWinRM {
 		bad("transport", fmt.Sprintf("%q is unknown", m.Transport), "use ssh or winrm")
+	}
+	if m.Transport == TransportWinRM && m.Maintenance != "" {
+		bad("maintenance", "is of no use over winrm", "take the line out")
 	}
 	if m.Transport == TransportWinRM && len(m.Packages) > 0 {
 		bad("packages", "are of no use over winrm", "install them in a script")

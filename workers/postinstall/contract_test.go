@@ -407,8 +407,30 @@ func TestContractOfEveryEntry(t *testing.T) {
 			if err := s.installer.Leave(t.Context(), s.ref); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(s.customer+"\n", s.read(t, s.home+"/.ssh/authorized_keys")); diff != "" {
-				t.Errorf("authorized_keys after leaving (-want +got):\n%s", diff)
+			file := s.home + "/.ssh/authorized_keys"
+			left := s.read(t, file)
+			if lines := strings.Split(left, "\n"); lines[0] != s.customer || len(lines) != 3 || !strings.HasPrefix(lines[1], "restrict,command=") {
+				t.Errorf("authorized_keys after leaving:\n%s", left)
+			}
+			if err := s.installer.Leave(t.Context(), s.ref); err != nil {
+				t.Errorf("left twice: %v", err)
+			}
+
+			// What stays takes another key and another name, and gives the former ones back.
+			other := "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIM3iPYeUcyvKhL5gE7fMta8g76VmVqqlzYuF8sil6c26 bob"
+			change := orchestrator.GuestChange{Hostname: "shop.example.net", Drop: []string{s.customer}, Keys: []string{other}}
+			if err := s.installer.ChangeGuest(t.Context(), s.ref, change); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.read(t, file); got != strings.Replace(left, s.customer, other, 1) || s.guest.Hostname() != "shop.example.net" {
+				t.Errorf("hostname %s, authorized_keys:\n%s", s.guest.Hostname(), got)
+			}
+			back := orchestrator.GuestChange{Hostname: "web1.example.net", Drop: []string{other}, Keys: []string{s.customer}}
+			if err := s.installer.ChangeGuest(t.Context(), s.ref, back); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.read(t, file); got != left || s.read(t, "/etc/hosts") != state["/etc/hosts"] {
+				t.Errorf("taken back:\n%s%s", got, s.read(t, "/etc/hosts"))
 			}
 		})
 	}

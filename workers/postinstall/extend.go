@@ -64,6 +64,7 @@ func (m *manifest) inherit(parent manifest) {
 	orElse(&m.Login.Become, parent.Login.Become)
 	orElse(&m.HostKey, parent.HostKey)
 	orElse(&m.Account, parent.Account)
+	orElse(&m.Maintenance, parent.Maintenance)
 	orElse(&m.Checks.Script, parent.Checks.Script)
 	orElse(&m.Checks.Timeout, parent.Checks.Timeout)
 	if m.Packages == nil {

@@ -167,13 +167,18 @@ func (i *Installer) Inspect(ctx context.Context, g orchestrator.Guest) (orchestr
 	return inspection, orchestrator.E(op, orchestrator.Transient, err)
 }
 
-// Leave takes the installer's own key and its jobs out of the guest: the last thing it ever does there. A guest that has shown the
-// machine's own host key and refuses the installer's key has been left before: nil.
+// Leave takes the installer's own key and its jobs out of the guest: the last thing that it can ever do there, save for what ChangeGuest does
+// by the script that stays. A guest that has shown the machine's own host key and refuses the installer's key, or lets it do nothing but
+// that, has been left before: nil.
 func (i *Installer) Leave(ctx context.Context, g orchestrator.Guest) error {
 	// The type and the key without a comment, as they stand in every line that carries it.
 	key := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(i.config.Key.PublicKey())))
-	_, err := i.once(ctx, "ssh.Leave", g, strings.NewReader(key+"\n"), "leave")
-	if g.Own && errors.Is(err, errRefused) {
+	entry, err := i.config.Catalogue.Entry(g.Image)
+	if err != nil {
+		return err
+	}
+	_, err = i.once(ctx, "ssh.Leave", g, io.MultiReader(strings.NewReader(key+"\n"), bytes.NewReader(entry.Maintenance)), "leave")
+	if g.Own && (errors.Is(err, errRefused) || errors.Is(err, errOnlyMaintained)) {
 		return nil
 	}
 	return err
@@ -212,6 +217,9 @@ func (i *Installer) command(ctx context.Context, op string, c *conn, g orchestra
 	}
 	if r.code == 0 {
 		return r.stdout, nil
+	}
+	if r.code == exitOnlyMaintained {
+		return nil, orchestrator.Errorf(op, orchestrator.Permanent, "machine %s: %s: %w", g.Machine, words[0], errOnlyMaintained)
 	}
 	kind := orchestrator.Transient
 	switch r.code {

@@ -5,7 +5,8 @@
 #   start ID      runs the job in a session of its own, once, whoever asks and however often
 #   observe ID N  one line of state, then the log from byte N on (bounded)
 #   inspect       runs the checks of the newest job that succeeded, and prints the machine id
-#   leave         takes the key on stdin out of the login user's authorized_keys, and the jobs off the disk
+#   leave         takes the key on stdin's first line out of the login user's authorized_keys, and the jobs off the disk; a script that
+#                 follows stays as /usr/local/lib/slipway/maintain, the only thing that the key is then good for
 #
 # In a job's folder: env, files/, secrets/, scripts/, steps ("NAME SECONDS" lines), claim ("PID START BOOT" of its one process), log,
 # stage, done.NAME, exit (the code, written once at the end).
@@ -182,8 +183,10 @@ inspect() {
 }
 
 leave() {
-    local key line account user=${SUDO_USER:-root} home uid gid file
+    local key line account user=${SUDO_USER:-root} home uid gid file script maintain=/usr/local/lib/slipway/maintain
     read -r key
+    script=$(cat; echo .) # the dot keeps the last newline
+    script=${script%.}
     account=$(getent passwd "$user")
     IFS=: read -r _ _ uid gid _ home _ <<<"$account"
     file=$home/.ssh/authorized_keys
@@ -193,6 +196,14 @@ leave() {
                 printf '%s\n' "$line"
             fi
         done <"$file" >"$file.slipway"
+        if [[ -n $script ]]; then
+            mkdir -p "${maintain%/*}"
+            chmod 755 "${maintain%/*}"
+            printf '%s' "$script" >"$maintain.new"
+            chmod 755 "$maintain.new"
+            mv -f "$maintain.new" "$maintain"
+            printf 'restrict,command="%s%s" %s slipway\n' "${SUDO_USER:+sudo -n }" "$maintain" "$key" >>"$file.slipway"
+        fi
         chown "$uid:$gid" "$file.slipway"
         mv -f "$file.slipway" "$file"
     fi
