@@ -80,6 +80,8 @@ const (
 	PhaseInstaller FirewallPhase = "installer"
 	// PhaseCustomer: the customer's rules; the installer's rule is gone.
 	PhaseCustomer FirewallPhase = "customer"
+	// PhaseSuspended: nothing passes, in or out; NAT stays, so that nobody else is given the addresses.
+	PhaseSuspended FirewallPhase = "suspended"
 )
 
 // FirewallEntry is the body of an entry in a firewall group: one machine's filter and NAT.
@@ -88,8 +90,8 @@ type FirewallEntry struct {
 	Private   netip.Addr     `json:"private"`
 	Public    netip.Addr     `json:"public,omitzero"` // 1:1 NAT partner; the zero Addr for a routed machine
 	Phase     FirewallPhase  `json:"phase"`
-	Installer []netip.Prefix `json:"installer,omitempty"` // sources of the post-installer, PhaseInstaller only
-	Ports     []uint16       `json:"ports,omitempty"`     // ports the post-installer needs (22 or 5986), PhaseInstaller only
+	Installer []netip.Prefix `json:"installer,omitempty"` // sources of the post-installer; in PhaseCustomer while it changes the guest
+	Ports     []uint16       `json:"ports,omitempty"`     // ports the post-installer needs (22 or 5986), with Installer
 	Rules     []FirewallRule `json:"rules,omitempty"`     // PhaseCustomer only
 }
 

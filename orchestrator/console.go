@@ -44,7 +44,7 @@ type ConsolePass struct {
 // absent, revoke the machine's passes in the same transaction.
 type ConsolePasses interface {
 	// IssueToken keeps a token that opens once within life. The machine must be there: ErrNotFound when it is not known, Permanent when
-	// it is recorded absent. Expires is set by the store.
+	// it is recorded absent or suspended. Expires is set by the store.
 	IssueToken(ctx context.Context, token PassHash, p ConsolePass, life time.Duration, actor string) (ConsolePass, error)
 	// RedeemToken exchanges a token for a session of at most age, once, whoever tries at the same moment. machine is the one whose page
 	// asks and from the user's address.

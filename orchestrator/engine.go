@@ -228,6 +228,9 @@ func (t *tick) advance(ctx context.Context, s *Step, outcome Outcome, how string
 	next, more := t.process.RowFrom(state)
 	if !more {
 		c.end(StatusDone, "")
+		if t.process.Tells != "" {
+			c.Events = append(c.Events, t.event(t.process.Tells, &c.Run, &machine, EventData{Message: outcome.Summary}))
+		}
 		c.Events = append(c.Events, t.event(EventDone, &c.Run, &machine, EventData{}))
 		c.Machine = &machine
 		return t.settle(ctx, s, c)
@@ -506,7 +509,7 @@ func (t *tick) event(typ string, run *Run, machine *Machine, data EventData) Eve
 	data.Run, data.Machine, data.Process, data.State, data.Status = run.ID, machine.ID, run.Process, run.State, run.Status
 	data.Tenant, data.Name = machine.Tenant, machine.Name
 	data.Source, data.OrderID = run.Order.Source, run.Order.ID
-	if typ == EventDone {
+	if typ == EventDone || typ == t.process.Tells {
 		p := machine.Placement
 		if p.Private.IsValid() {
 			data.Private = p.Private.String()

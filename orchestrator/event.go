@@ -17,6 +17,11 @@ const (
 	EventStepFailed = "slipway.step.failed"
 	EventConflict   = "slipway.order.conflict"
 	EventRefused    = "slipway.order.refused"
+
+	// What a machine has become, told beside EventDone.
+	EventReconfigured = "slipway.machine.reconfigured"
+	EventSuspended    = "slipway.machine.suspended"
+	EventUnsuspended  = "slipway.machine.unsuspended"
 )
 
 // Event is one line of the outbox: committed with what it tells, published afterwards, in the order of Seq for each machine.

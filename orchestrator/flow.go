@@ -17,6 +17,8 @@ type Process struct {
 	Rows []Row
 	// Cancelable processes unwind by their journal when somebody cancels them; the others only go forward.
 	Cancelable bool
+	// Tells is the type of the event that a run tells at its end, beside EventDone: what the machine has become. "" is none.
+	Tells string
 }
 
 // Row leads from one state to the next.

@@ -52,6 +52,9 @@ type Machine struct {
 	AdministratorAge      string
 	Identity              string // the guest's machine-id or SID after its reset, unique among the machines that are not absent
 
+	// Suspension is how the machine was suspended; the zero value says that it is not.
+	Suspension Suspension
+
 	CreatedAt, UpdatedAt time.Time
 }
 
@@ -67,6 +70,14 @@ type Placement struct {
 	DHCP        string // group id; "" when the pool's network is served by others
 	Firewall    string
 	Console     string
+}
+
+// Reached is the address at which customers reach the machine.
+func (p Placement) Reached() netip.Addr {
+	if p.Public.IsValid() {
+		return p.Public
+	}
+	return p.Private
 }
 
 // IsZero reports whether nothing is promised.

@@ -15,7 +15,21 @@ type OrderType string
 const (
 	OrderInstall   OrderType = "slipway.order.install"
 	OrderUninstall OrderType = "slipway.order.uninstall"
+	// These change a finished machine.
+	OrderReconfigure OrderType = "slipway.order.reconfigure"
+	OrderSuspend     OrderType = "slipway.order.suspend"
+	OrderUnsuspend   OrderType = "slipway.order.unsuspend"
 )
+
+// OrderTypes lists every type.
+func OrderTypes() []OrderType {
+	return []OrderType{OrderInstall, OrderUninstall, OrderReconfigure, OrderSuspend, OrderUnsuspend}
+}
+
+// Alters reports whether an order changes a finished machine.
+func (t OrderType) Alters() bool {
+	return t == OrderReconfigure || t == OrderSuspend || t == OrderUnsuspend
+}
 
 // Order is what a panel asks for. Source and ID together make it idempotent: the same pair is the same order, for ever.
 type Order struct {
@@ -34,8 +48,13 @@ type Order struct {
 	SSHKeys  []string // authorized_keys lines
 	Deadline time.Time
 
-	// Uninstall. Machine is its id; Name may stand instead.
+	// Everything but an install: Machine is its id; Name may stand instead.
 	Machine string
+
+	// Reconfigure: Firewall, SSHKeys and Hostname as above, nil or empty for what stays. An empty Firewall that is not nil closes the machine.
+	NewConsolePassword bool
+	// Suspend: PowerStop when empty.
+	Power PowerPolicy
 }
 
 // Plan is a machine's size.
@@ -52,7 +71,8 @@ const (
 	MaxMemoryMiB = 1536 * 1024
 	MaxDiskGiB   = 2048
 	maxRules     = 64
-	maxPorts     = 15 // iptables multiport takes no more
+	maxPorts     = 15  // iptables multiport takes no more
+	maxRanges    = 512 // each is a rule of its own, walked by every new connection
 	maxKeys      = 32
 	maxIDLength  = 200
 )
@@ -87,22 +107,37 @@ func (o Order) Validate() error {
 	case OrderInstall:
 		o.validateInstall(&c)
 	case OrderUninstall:
-		if o.Machine == "" && o.Name == "" {
-			c.add("machine", "is missing", "give the machine's id, or its name")
-		}
-		if o.Machine != "" && !isUUID(o.Machine) {
-			c.add("machine", "is not a machine id", "use the id from the accepted event")
-		}
-		if o.Name != "" {
-			c.label("name", o.Name)
-		}
+		o.validateMachine(&c)
+	case OrderReconfigure, OrderSuspend, OrderUnsuspend:
+		o.validateAlteration(&c)
 	default:
-		c.add("type", fmt.Sprintf("%q is not an order", clip(string(o.Type))), "use "+string(OrderInstall)+" or "+string(OrderUninstall))
+		c.add("type", fmt.Sprintf("%q is not an order", clip(string(o.Type))), "use one of "+orderTypes())
 	}
 	if len(c.errs) == 0 {
 		return nil
 	}
 	return c.errs
+}
+
+func orderTypes() string {
+	var words []string
+	for _, t := range OrderTypes() {
+		words = append(words, string(t))
+	}
+	return strings.Join(words, ", ")
+}
+
+// validateMachine checks how an order names the machine that it is about.
+func (o Order) validateMachine(c *fieldCheck) {
+	if o.Machine == "" && o.Name == "" {
+		c.add("machine", "is missing", "give the machine's id, or its name")
+	}
+	if o.Machine != "" && !isUUID(o.Machine) {
+		c.add("machine", "is not a machine id", "use the id from the accepted event")
+	}
+	if o.Name != "" {
+		c.label("name", o.Name)
+	}
 }
 
 func (o Order) validateInstall(c *fieldCheck) {
@@ -117,8 +152,20 @@ func (o Order) validateInstall(c *fieldCheck) {
 	c.between("plan.vcpus", int64(o.Plan.VCPUs), 1, MaxVCPUs, "")
 	c.between("plan.memory_mib", o.Plan.MemoryMiB, MinMemoryMiB, MaxMemoryMiB, " MiB")
 	c.between("plan.disk_gib", o.Plan.DiskGiB, 1, MaxDiskGiB, " GiB")
+	o.validateAccess(c)
+}
+
+// validateAccess checks who may reach the machine and log in.
+func (o Order) validateAccess(c *fieldCheck) {
 	if len(o.Firewall) > maxRules {
 		c.add("firewall", fmt.Sprintf("has %d rules", len(o.Firewall)), fmt.Sprintf("use at most %d", maxRules))
+	}
+	ranges := 0
+	for _, rule := range o.Firewall {
+		ranges += max(1, len(rule.Ports))
+	}
+	if len(o.Firewall) <= maxRules && ranges > maxRanges {
+		c.add("firewall", fmt.Sprintf("has %d ranges of ports in all", ranges), fmt.Sprintf("use at most %d: join ports into ranges", maxRanges))
 	}
 	for i, rule := range o.Firewall {
 		rule.validate(c, fmt.Sprintf("firewall[%d]", i))
@@ -189,8 +236,11 @@ func (o Order) Differences(other Order) []string {
 	add("plan.memory_mib", o.Plan.MemoryMiB == other.Plan.MemoryMiB)
 	add("plan.disk_gib", o.Plan.DiskGiB == other.Plan.DiskGiB)
 	add("pool", o.Pool == other.Pool)
-	add("firewall", slices.EqualFunc(o.Firewall, other.Firewall, sameRule))
+	stays := o.Type == OrderReconfigure // where a field that is not there keeps what is, and an empty one does not
+	add("firewall", slices.EqualFunc(o.Firewall, other.Firewall, sameRule) && (!stays || (o.Firewall == nil) == (other.Firewall == nil)))
 	add("ssh_keys", slices.Equal(o.SSHKeys, other.SSHKeys))
+	add("new_console_password", o.NewConsolePassword == other.NewConsolePassword)
+	add("power", o.Power == other.Power)
 	add("deadline", o.Deadline.Equal(other.Deadline))
 	add("machine", o.Machine == other.Machine)
 	return fields

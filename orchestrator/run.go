@@ -61,6 +61,9 @@ type Run struct {
 	SuccessorID string
 	// Request is what an operator asked for and the engine has not carried out yet.
 	Request Request
+	// Alteration is what the order changes of a finished machine; zero for a run that makes or removes one. It is written with the run and
+	// never changed.
+	Alteration Alteration
 
 	// Lease. Fence rises with every claim.
 	Holder     string

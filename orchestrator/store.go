@@ -40,6 +40,8 @@ type Intake interface {
 	// An install needs a.Machine and a.Run. A name that an existing machine of the tenant has is FieldErrors.
 	// An uninstall finds its machine by id or name (FieldErrors when there is none or it is removed); when the machine has an active run,
 	// that run is asked to cancel in favour of this one (Run.Cancel, Run.Successor, Run.SuccessorID), and a.Run is inserted when it ends.
+	// An order that alters a finished machine finds it likewise, and is FieldErrors when the machine is not finished, has an active run, or,
+	// for a reconfiguration, is suspended or another of the tenant's has the hostname.
 	Accept(ctx context.Context, a Acceptance) (Accepted, error)
 	// Refuse commits EventRefused for an order that is malformed, so that its panel hears of it. Repeating it is harmless.
 	Refuse(ctx context.Context, key OrderKey, event Event) error
@@ -49,9 +51,12 @@ type Intake interface {
 type Acceptance struct {
 	Order   Order
 	Machine Machine // install only
-	Run     Run     // id, process, state, step, row hash set; for an uninstall Machine is filled in by the store
-	Actor   string
-	Now     time.Time
+	Run     Run     // id, process, state, step, row hash set; for all but an install Machine is filled in by the store
+	// Alter makes the run's Alteration of the machine that the order is about, as it is in the same transaction, and may be called again.
+	// Only for orders that alter one; an error refuses the order and is returned as it is.
+	Alter func(Machine) (Alteration, error) `json:"-"`
+	Actor string
+	Now   time.Time
 }
 
 // Accepted is the answer.

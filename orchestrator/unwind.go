@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 )
@@ -92,7 +93,7 @@ func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 	}
 	before, ok := t.process.RowTo(state)
 	if !ok {
-		machine.State = string(StatusCanceled)
+		machine.State = cmp.Or(run.Alteration.State, string(StatusCanceled))
 		c.end(StatusCanceled, run.Cancel)
 		c.Events = append(c.Events, t.event(EventCanceled, &c.Run, &machine, EventData{Message: run.Cancel}))
 		return t.settle(ctx, s, c)

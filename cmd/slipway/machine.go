@@ -71,21 +71,22 @@ func (c orderCmd) Run(e *env) error {
 	if err := e.post("/v1/orders", body, &accepted); err != nil {
 		return err
 	}
-	if err := e.print(accepted, func(t table.Writer) {
-		t.AppendHeader(table.Row{"machine", "run", "repeated"})
-		t.AppendRow(table.Row{accepted.Machine, accepted.Run, accepted.Repeated})
-	}); err != nil {
+	if err := e.printAccepted(accepted); err != nil || !c.Wait {
 		return err
 	}
-	if c.Wait {
-		return watchCmd{Machine: []string{accepted.Machine}, Patience: patience}.Run(e)
-	}
-	return nil
+	return watchCmd{Machine: []string{accepted.Machine}, Patience: patience}.Run(e)
+}
+
+func (e *env) printAccepted(accepted api.Accepted) error {
+	return e.print(accepted, func(t table.Writer) {
+		t.AppendHeader(table.Row{"machine", "run", "repeated"})
+		t.AppendRow(table.Row{accepted.Machine, accepted.Run, accepted.Repeated})
+	})
 }
 
 type listCmd struct {
 	Status  []string `help:"Only these: ready, running, waiting, parked, canceling, done, canceled."`
-	Process string   `help:"install or uninstall."`
+	Process string   `help:"install, uninstall, reconfigure, suspend or unsuspend."`
 	Pool    string   `help:"Only this pool."`
 	Tenant  string   `help:"Only this tenant."`
 	Limit   int      `help:"At most so many." default:"1000"`

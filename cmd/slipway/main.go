@@ -48,6 +48,11 @@ type cli struct {
 	Stats   statsCmd   `cmd:"" help:"How long runs and their steps took, per image and pool."`
 	Retry   retryCmd   `cmd:"" help:"Run the step of a parked or waiting run again, after looking at what is there."`
 	Cancel  cancelCmd  `cmd:"" help:"Unwind an install by its journal."`
+
+	Reconfigure reconfigureCmd `cmd:"" help:"Change a finished machine: firewall rules, SSH keys, hostname, console password."`
+	Suspend     suspendCmd     `cmd:"" help:"Take a finished machine out of use: blocked, its console closed, shut down or left running."`
+	Unsuspend   unsuspendCmd   `cmd:"" help:"Bring a suspended machine back as it was."`
+
 	Skip    skipCmd    `cmd:"" help:"Leave out the step where a run stands, if its table allows it."`
 	Force   forceCmd   `cmd:"" help:"Run the step where a run stands and pass its failed checks, never a failed effect."`
 	Rewind  rewindCmd  `cmd:"" help:"Undo back to a step by the journal, and go on from there."`

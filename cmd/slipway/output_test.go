@@ -162,7 +162,7 @@ func TestStatesPageIsFresh(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{install.Name, uninstall.Name} {
+	for _, name := range []string{install.Name, uninstall.Name, "reconfigure", "suspend", "unsuspend"} {
 		var out bytes.Buffer
 		if code := run(t.Context(), []string{"graph", name}, strings.NewReader(""), &out, &out); code != exitOK {
 			t.Fatalf("code %d", code)

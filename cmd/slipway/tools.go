@@ -10,7 +10,10 @@ import (
 	"slipway/internal/service"
 	"slipway/orchestrator"
 	"slipway/orchestrator/install"
+	"slipway/orchestrator/reconfigure"
+	"slipway/orchestrator/suspend"
 	"slipway/orchestrator/uninstall"
+	"slipway/orchestrator/unsuspend"
 	"slipway/schemas"
 	"slipway/sim/winrm"
 	"slipway/sim/xapi"
@@ -21,13 +24,16 @@ import (
 )
 
 type graphCmd struct {
-	Process string `arg:"" enum:"install,uninstall" help:"install or uninstall."`
+	Process string `arg:"" enum:"install,uninstall,reconfigure,suspend,unsuspend" help:"install, uninstall, reconfigure, suspend or unsuspend."`
 }
 
 func (c graphCmd) Run(e *env) error {
 	processes := map[string]*orchestrator.Process{
-		install.Name:   install.New(install.Ports{}),
-		uninstall.Name: uninstall.New(uninstall.Ports{}),
+		install.Name:     install.New(install.Ports{}),
+		uninstall.Name:   uninstall.New(uninstall.Ports{}),
+		reconfigure.Name: reconfigure.New(reconfigure.Ports{}),
+		suspend.Name:     suspend.New(suspend.Ports{}),
+		unsuspend.Name:   unsuspend.New(unsuspend.Ports{}),
 	}
 	_, err := fmt.Fprint(e.stdout, processes[c.Process].Mermaid())
 	return err

@@ -124,14 +124,19 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	}
 
 	down := uninstall.New(uninstall.Ports{Hypervisor: s.Xapi, Desired: s.Store})
+	prober := Prober{Dial: dial, Vault: s.Vault, Consoles: consoleHosts(cfg)}
 	up := install.New(install.Ports{
 		Hypervisor: s.Xapi, Desired: s.Store, Installer: installer, Vault: s.Vault,
-		Prober: Prober{Dial: dial, Vault: s.Vault, Consoles: consoleHosts(cfg)},
+		Prober: prober,
 	})
-	s.Processes = map[string]*orchestrator.Process{install.Name: up, uninstall.Name: down}
+	processes := append([]*orchestrator.Process{up, down}, s.alterations(installer, prober)...)
+	s.Processes = map[string]*orchestrator.Process{}
+	for _, p := range processes {
+		s.Processes[p.Name] = p
+	}
 	s.committer = driver.NewCommitter(s.Store)
 	s.Engine, err = orchestrator.NewEngine(orchestrator.EngineConfig{
-		Processes: []*orchestrator.Process{up, down}, Estate: s.Estate, Commit: s.committer.Commit, Actor: s.holder, Log: o.Log,
+		Processes: processes, Estate: s.Estate, Commit: s.committer.Commit, Actor: s.holder, Log: o.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -147,7 +152,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	s.notifier = newNotifier(cfg.Notify, o.Log)
 	s.publisher = outbox.New(outbox.Config{Store: s.Store, Publish: s.publish, Parked: s.notifier.parked, Holder: s.holder, Log: o.Log, Lease: short})
 	s.Intake = intake.New(intake.Config{
-		Store: s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log, Installable: installable(catalogue), Administered: administered(catalogue),
+		Store: s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log, Installable: installable(catalogue), Changeable: changeable(installer), Administered: administered(catalogue),
 		Accepted: func() { s.driver.Nudge(); s.publisher.Nudge() },
 	})
 	return s, nil

@@ -2,7 +2,6 @@ package install
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 
 	"slipway/orchestrator"
@@ -18,10 +17,7 @@ func servedByUs(s *orchestrator.Step) (bool, string) {
 }
 
 func reserveDHCP(s *orchestrator.Step) ([]orchestrator.Change, error) {
-	m := s.Machine
-	return put(m.Placement.DHCP, orchestrator.DHCP, orchestrator.DHCPHost{
-		Machine: m.ID, MAC: m.Placement.MAC, Address: m.Placement.Private, Hostname: m.Hostname,
-	})
+	return put(s.Machine.Placement.DHCP, orchestrator.DHCP, s.Machine.HostEntry(s.Machine.Hostname))
 }
 
 // reserveInstallerRules lets the post-installer in, and nobody else.
@@ -41,18 +37,11 @@ func reserveInstallerRules(i orchestrator.Installer) func(*orchestrator.Step) ([
 
 // reserveCustomerRules replaces the installer's rule by the customer's.
 func reserveCustomerRules(s *orchestrator.Step) ([]orchestrator.Change, error) {
-	m := s.Machine
-	return put(m.Placement.Firewall, orchestrator.Firewall, orchestrator.FirewallEntry{
-		Machine: m.ID, Private: m.Placement.Private, Public: m.Placement.Public, Phase: orchestrator.PhaseCustomer, Rules: m.Firewall,
-	})
+	return put(s.Machine.Placement.Firewall, orchestrator.Firewall, s.Machine.OpenEntry(s.Machine.Firewall))
 }
 
 func reserveConsole(s *orchestrator.Step) ([]orchestrator.Change, error) {
-	m := s.Machine
-	return put(m.Placement.Console, orchestrator.Console, orchestrator.ConsoleEntry{
-		Machine: m.ID, Pool: m.Placement.Pool, VM: m.VM, Port: m.Placement.ConsolePort,
-		Password: base64.StdEncoding.EncodeToString(m.ConsolePassword),
-	})
+	return put(s.Machine.Placement.Console, orchestrator.Console, s.Machine.ConsoleEntry(s.Machine.ConsolePassword))
 }
 
 func put(group string, unit orchestrator.Unit, entry any) ([]orchestrator.Change, error) {
@@ -73,16 +62,24 @@ func awaitGroup(d orchestrator.Desired, groupOf func(orchestrator.Placement) str
 			return orchestrator.Outcome{}, err
 		case !state.Found || state.Removed:
 			return orchestrator.Outcome{}, orchestrator.Errorf(s.Run.Step, orchestrator.Conflict, "group %s has no entry of this machine; it is put in again", group)
-		case state.Bad != "":
-			return orchestrator.Outcome{}, orchestrator.Errorf(s.Run.Step, orchestrator.Permanent, "group %s cannot carry this machine: %s", group, state.Bad)
-		case !state.IsApplied():
-			reason := ""
-			if state.Problem != "" {
-				reason = ": " + state.Problem
-			}
-			return orchestrator.WaitFor(orchestrator.WakeGroup(group), 0, "waiting for %s to carry it%s", group, reason)
 		default:
-			return orchestrator.Finished("%s carries it since generation %d", group, state.Generation)
+			return carried(s, group, state)
 		}
+	}
+}
+
+// carried says how far a group is with the entry that it has been given.
+func carried(s *orchestrator.Step, group string, state orchestrator.EntryState) (orchestrator.Outcome, error) {
+	switch {
+	case state.Bad != "":
+		return orchestrator.Outcome{}, orchestrator.Errorf(s.Run.Step, orchestrator.Permanent, "group %s cannot carry this machine: %s", group, state.Bad)
+	case !state.IsApplied():
+		reason := ""
+		if state.Problem != "" {
+			reason = ": " + state.Problem
+		}
+		return orchestrator.WaitFor(orchestrator.WakeGroup(group), 0, "waiting for %s to carry it%s", group, reason)
+	default:
+		return orchestrator.Finished("%s carries it since generation %d", group, state.Generation)
 	}
 }

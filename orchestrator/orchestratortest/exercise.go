@@ -404,7 +404,7 @@ func (x *exercise) fail(t *testing.T) {
 				}
 				s.Cancel(run)
 				s.Settle()
-				s.gone(run, before)
+				x.gone(s, run, before)
 			})
 		}
 	}
@@ -414,8 +414,14 @@ func (x *exercise) fail(t *testing.T) {
 func (x *exercise) before(t *testing.T, s *Site) []string {
 	t.Helper()
 	if len(x.Given) > 0 {
-		return s.remains()
+		return s.finished()
 	}
+	return s.empty()
+}
+
+// empty is what a site has before any machine.
+func (s *Site) empty() []string {
+	s.Helper()
 	lines := s.World.Describe()
 	ledger, err := s.Store.Ledger(s.ctx())
 	s.must(err)
@@ -433,13 +439,27 @@ func (s *Site) remains() []string {
 	return append(s.World.Describe(), slices.DeleteFunc(s.describeStore(), func(l string) bool { return !isPromise(l) })...)
 }
 
-// gone checks that a canceled run has left nothing but addresses that rest.
-func (s *Site) gone(run string, before []string) {
+// finished is what must be as before when a run about a finished machine has been taken back: everything but the run itself.
+func (s *Site) finished() []string {
+	s.Helper()
+	return append(s.World.Describe(), slices.DeleteFunc(s.describeStore(), func(l string) bool { return strings.HasPrefix(l, "run ") })...)
+}
+
+// gone checks that a canceled run has left nothing: of a machine that it was to make nothing but addresses that rest, of one that was there
+// before everything.
+func (x *exercise) gone(s *Site, run string, before []string) {
 	s.Helper()
 	if status := s.Run(run).Status; status != orchestrator.StatusCanceled {
 		s.Errorf("the run is %s, not canceled", status)
 	}
-	s.nothingLeft(before)
+	if len(x.Given) == 0 {
+		s.nothingLeft(before)
+		return
+	}
+	s.Replays()
+	if diff := difference(before, s.finished()); diff != "" {
+		s.Errorf("the machine is another one (- before, + now):\n%s\njournal:\n%s", diff, strings.Join(s.Journal(), "\n"))
+	}
 }
 
 func (s *Site) nothingLeft(before []string) {
@@ -473,6 +493,7 @@ func (s *Site) nothingLeft(before []string) {
 func (x *exercise) interrupt(t *testing.T, p path, over string, unwinds bool) {
 	undisturbed := x.walk(t, p)
 	commits := 0
+	empty := NewSite(t, 1, x.NewStore(t), x.Build).empty()
 	for _, point := range undisturbed.points {
 		if point.Call == CommitCall && point.Moment == After {
 			commits++
@@ -510,11 +531,11 @@ func (x *exercise) interrupt(t *testing.T, p path, over string, unwinds bool) {
 				if ended.Active() {
 					t.Errorf("the run is %s", ended)
 				}
-				s.nothingLeft(before)
+				s.nothingLeft(empty)
 			case unwinds && n < commits-2: // before the last row is at work
-				s.gone(run, before)
+				x.gone(s, run, before)
 			case unwinds && ended == orchestrator.StatusCanceled:
-				s.gone(run, before)
+				x.gone(s, run, before)
 			default:
 				s.same(undisturbed.end)
 			}

@@ -8,7 +8,10 @@ import (
 	"slipway/orchestrator"
 	"slipway/orchestrator/install"
 	"slipway/orchestrator/orchestratortest"
+	"slipway/orchestrator/reconfigure"
+	"slipway/orchestrator/suspend"
 	"slipway/orchestrator/uninstall"
+	"slipway/orchestrator/unsuspend"
 	"slipway/store"
 )
 
@@ -16,6 +19,9 @@ func build(w *orchestratortest.World, d orchestrator.Desired) []*orchestrator.Pr
 	return []*orchestrator.Process{
 		install.New(install.Ports{Hypervisor: w, Desired: d, Installer: w, Prober: orchestratortest.Prober{World: w}, Vault: orchestratortest.Vault{}}),
 		uninstall.New(uninstall.Ports{Hypervisor: w, Desired: d}),
+		reconfigure.New(reconfigure.Ports{Hypervisor: w, Desired: d, Installer: w, Maintainer: w, Prober: orchestratortest.Prober{World: w}}),
+		suspend.New(suspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
+		unsuspend.New(unsuspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
 	}
 }
 
@@ -66,6 +72,18 @@ func TestInstall(t *testing.T) {
 
 func TestUninstall(t *testing.T) {
 	onBothNetworks(t, orchestratortest.Subject{Process: uninstall.Name, Given: []string{install.Name}, Build: build})
+}
+
+func TestReconfigure(t *testing.T) {
+	orchestratortest.Exercise(t, orchestratortest.Subject{Process: reconfigure.Name, Pool: orchestratortest.PoolNAT, Given: []string{install.Name}, Over: []string{uninstall.Name}, Build: build, NewStore: stores(t)})
+}
+
+func TestSuspend(t *testing.T) {
+	orchestratortest.Exercise(t, orchestratortest.Subject{Process: suspend.Name, Pool: orchestratortest.PoolNAT, Given: []string{install.Name}, Over: []string{uninstall.Name}, Build: build, NewStore: stores(t)})
+}
+
+func TestUnsuspend(t *testing.T) {
+	orchestratortest.Exercise(t, orchestratortest.Subject{Process: unsuspend.Name, Pool: orchestratortest.PoolNAT, Given: []string{install.Name, suspend.Name}, Over: []string{uninstall.Name}, Build: build, NewStore: stores(t)})
 }
 
 // fastDir is in memory where the machine has such a place: what is proven here does not need a disk, and hundreds of stores do not wait for one.

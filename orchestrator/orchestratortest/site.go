@@ -30,6 +30,8 @@ type Site struct {
 
 	// Wrap, when set, takes the place of a row's Do or Undo.
 	Wrap func(row orchestrator.Row, undo bool, do Act) Act
+	// Altering, when set, changes the orders about finished machines that Begin makes.
+	Altering func(*orchestrator.Order)
 	// Committed is called after each commit that the store took.
 	Committed func(orchestrator.Commit)
 
@@ -144,7 +146,7 @@ func (s *Site) commit(ctx context.Context, c orchestrator.Commit) orchestrator.C
 	return result
 }
 
-// Begin orders a run of a process: "install" makes a machine, any other process is about the machine that is there.
+// Begin orders a run of a process: "install" makes a machine, any other process is about the machine that is there. A refusal is fatal.
 func (s *Site) Begin(process string) (run string) {
 	s.Helper()
 	s.orders++
@@ -152,15 +154,37 @@ func (s *Site) Begin(process string) (run string) {
 	o := orchestrator.Order{Source: "panel", ID: fmt.Sprintf("order-%d", s.orders), Type: orchestrator.OrderUninstall, Tenant: "acme", Machine: s.machine}
 	run = fmt.Sprintf("20000000-0000-4000-8000-%012d", s.orders)
 	a := orchestrator.Acceptance{Actor: "intake", Now: s.Now}
-	if process == "install" {
+	switch process {
+	case "uninstall":
+	case "install":
 		s.machine = fmt.Sprintf("30000000-0000-4000-8000-%012d", s.orders)
 		o = s.order(o)
 		a.Machine = s.planned(o)
+	default:
+		o = s.altering(process, o)
+		a.Alter = func(m orchestrator.Machine) (orchestrator.Alteration, error) { return o.Alteration(m, newPassword) }
 	}
 	a.Order, a.Run = o, p.NewRun(run, a.Machine.ID, o, s.Now)
 	_, err := s.Store.Accept(s.ctx(), a)
 	s.must(err)
 	return run
+}
+
+// altering is an order for a process about a finished machine. A reconfiguration changes everything that it can.
+func (s *Site) altering(process string, o orchestrator.Order) orchestrator.Order {
+	o.Type = orchestrator.OrderType("slipway.order." + process)
+	if o.Type == orchestrator.OrderReconfigure {
+		o.Firewall = []orchestrator.FirewallRule{{Protocol: "tcp", Source: netip.MustParsePrefix("0.0.0.0/0"), Ports: []orchestrator.PortRange{{First: 443, Last: 443}}}}
+		o.SSHKeys, o.Hostname, o.NewConsolePassword = []string{"ssh-ed25519 BBBB somebody"}, "other.example", true
+	}
+	if s.Altering != nil {
+		s.Altering(&o)
+	}
+	return o
+}
+
+func newPassword(m orchestrator.Machine) (orchestrator.Sealed, error) {
+	return Vault{}.Seal(m.ID, orchestrator.SealedConsole, orchestrator.NewSecret("NEW-CONSOLE-PASSWORD"))
 }
 
 // Uninstall orders that a machine goes, whichever was installed last.
@@ -380,7 +404,8 @@ func (s *Site) describeStore() []string {
 	s.Helper()
 	m := s.Machine()
 	lines := []string{
-		fmt.Sprintf("machine %s %s, placement %+v, vm %t, %d disks, address %v, identity %t", m.Presence, m.State, m.Placement, m.VM != "", len(m.Disks), m.Address, m.Identity != ""),
+		fmt.Sprintf("machine %s %s, placement %+v, vm %t, %d disks, address %v, identity %t, settings %s, suspension %+v", m.Presence, m.State, m.Placement, m.VM != "", len(m.Disks), m.Address, m.Identity != "",
+			settings(m), m.Suspension),
 	}
 	runs, err := s.Store.Runs(s.ctx(), orchestrator.RunFilter{Machine: s.machine})
 	s.must(err)
@@ -407,6 +432,15 @@ func (s *Site) describeStore() []string {
 	}
 	sort.Strings(lines)
 	return lines
+}
+
+// settings are a machine's, with the password as it is sealed.
+func settings(m orchestrator.Machine) string {
+	body, err := json.Marshal(m.Settings())
+	if err != nil {
+		return err.Error()
+	}
+	return string(body)
 }
 
 func describeLedger(l *orchestrator.Ledger) []string {

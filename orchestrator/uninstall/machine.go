@@ -12,13 +12,14 @@ import (
 
 // Handles of these steps.
 const (
-	handleStop     = "stop"      // the shutdown's task
 	handleStopHard = "stop_hard" // "yes" once the clean way has failed
 	handleDisks    = "disks"     // VDI uuids, recorded before the VM that names them is destroyed
 	handleClones   = "clones"    // tasks of which one may be a clone of ours whose answer was lost
 	// HandleClone and HandleStart are tasks of create_machine and start_machine; their undo waits for them, for neither can be called back.
 	HandleClone = "clone"
 	HandleStart = "start"
+	// HandleStop is the shutdown's task.
+	HandleStop = "stop"
 )
 
 // StopMachine shuts the VM down, cleanly if the guest can, otherwise at once.
@@ -34,7 +35,7 @@ func StopMachine(h orchestrator.Hypervisor) act {
 		}
 		ended, err := shutdown(ctx, h, s)
 		if ended == orchestrator.TaskPending || err != nil {
-			return waitForTask(s, handleStop, "waiting for the shutdown", err)
+			return waitForTask(s, HandleStop, "waiting for the shutdown", err)
 		}
 		vm, err := h.FindMachine(ctx, s.Ref())
 		switch {
@@ -63,7 +64,7 @@ func stop(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step, 
 	if task == "" {
 		return orchestrator.WaitFor("", time.Second, "waiting for the shutdown")
 	}
-	if err := s.Record(ctx, handleStop, task); err != nil {
+	if err := s.Record(ctx, HandleStop, task); err != nil {
 		return orchestrator.Outcome{}, err
 	}
 	return look(ctx, s)
@@ -72,7 +73,7 @@ func stop(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step, 
 // shutdown follows the shutdown that this step began and tells how its task ended, "" when there is none; after a clean one that failed
 // the next is a hard one.
 func shutdown(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step) (orchestrator.TaskState, error) {
-	pool, task := s.Machine.Placement.Pool, s.Handle(handleStop)
+	pool, task := s.Machine.Placement.Pool, s.Handle(HandleStop)
 	if task == "" {
 		return "", nil
 	}
@@ -81,7 +82,7 @@ func shutdown(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.St
 		return state.State, err
 	}
 	forget(ctx, h, s, pool, task)
-	if err := s.Record(ctx, handleStop, ""); err != nil {
+	if err := s.Record(ctx, HandleStop, ""); err != nil {
 		return "", err
 	}
 	if state.State == orchestrator.TaskFailed {
@@ -151,7 +152,7 @@ func DestroyMachine(h orchestrator.Hypervisor) act {
 		}
 		ended, err := shutdown(ctx, h, s)
 		if ended == orchestrator.TaskPending || err != nil {
-			return waitForTask(s, handleStop, "waiting for the shutdown", err)
+			return waitForTask(s, HandleStop, "waiting for the shutdown", err)
 		}
 		disks := recordedDisks(s)
 		vm, err := h.FindMachine(ctx, s.Ref())
@@ -194,6 +195,7 @@ func DestroyMachine(h orchestrator.Hypervisor) act {
 func ReleaseAddresses(_ context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
 	outcome, _ := orchestrator.Finished("addresses rest for %s", s.Estate.QuarantineOrDefault())
 	outcome.Changes = []orchestrator.Change{orchestrator.ReleasePlacement{Quarantine: s.Estate.QuarantineOrDefault()}}
+	s.Machine.Suspension = orchestrator.Suspension{}
 	return outcome, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -35,6 +36,8 @@ type Config struct {
 	Processes map[string]*orchestrator.Process
 	// Installable, when set, refuses an install that its image's post-install could never carry out; a refusal is FieldErrors.
 	Installable func(orchestrator.Order) error
+	// Changeable, when set, refuses what a machine's guest can never take; a refusal is FieldErrors.
+	Changeable func(orchestrator.Machine, orchestrator.Order) error
 	// Administered, when set, says of which images a machine gets an administrator's password.
 	Administered func(image string) bool
 	Log          *slog.Logger
@@ -168,6 +171,11 @@ func (i *Intake) acceptance(order orchestrator.Order, actor string) (orchestrato
 		a.Run = i.Processes[uninstall.Name].NewRun(newID(), "", order, now)
 		return a, nil
 	}
+	if order.Type.Alters() {
+		a.Run = i.Processes[strings.TrimPrefix(string(order.Type), "slipway.order.")].NewRun(newID(), "", order, now)
+		a.Alter = func(m orchestrator.Machine) (orchestrator.Alteration, error) { return i.alter(order, m) }
+		return a, nil
+	}
 	machine, err := i.machine(order, now)
 	if err != nil {
 		return a, err
@@ -175,6 +183,22 @@ func (i *Intake) acceptance(order orchestrator.Order, actor string) (orchestrato
 	a.Machine = machine
 	a.Run = i.Processes[install.Name].NewRun(newID(), machine.ID, order, now)
 	return a, nil
+}
+
+// alter is asked by the store once it knows the machine.
+func (i *Intake) alter(order orchestrator.Order, m orchestrator.Machine) (orchestrator.Alteration, error) {
+	if i.Changeable != nil {
+		if err := i.Changeable(m, order); err != nil {
+			return orchestrator.Alteration{}, err
+		}
+	}
+	return order.Alteration(m, func(m orchestrator.Machine) (orchestrator.Sealed, error) {
+		password, err := console.NewPassword(rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		return i.Vault.Seal(m.ID, orchestrator.SealedConsole, password)
+	})
 }
 
 // machine is made with its secrets, so that the core needs no randomness.

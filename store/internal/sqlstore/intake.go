@@ -26,6 +26,8 @@ func (s *Store) Accept(ctx context.Context, a orchestrator.Acceptance) (orchestr
 			return i.again()
 		case a.Order.Type == orchestrator.OrderUninstall:
 			return i.uninstall()
+		case a.Order.Type.Alters():
+			return i.alter()
 		default:
 			return i.install()
 		}
@@ -86,7 +88,7 @@ func (i *intake) install() error {
 }
 
 func (i *intake) uninstall() error {
-	m, err := i.find()
+	m, err := i.find("")
 	if err != nil {
 		return err
 	}
@@ -96,7 +98,7 @@ func (i *intake) uninstall() error {
 	if err != nil {
 		return err
 	}
-	if m, err = i.find(); err != nil {
+	if m, err = i.find(""); err != nil {
 		return err
 	}
 	if len(active) == 0 {
@@ -122,8 +124,8 @@ const askCancel = `UPDATE runs SET cancel = CASE WHEN cancel = '' THEN $2 ELSE c
 	wake_at = CASE WHEN holder = '' THEN {now} ELSE wake_at END,
 	updated_at = {now}`
 
-// find looks for the machine that an uninstall names. A tenant cannot see another's machines.
-func (i *intake) find() (orchestrator.Machine, error) {
+// find looks for the machine that an order names; end is put behind the SELECT. A tenant cannot see another's machines.
+func (i *intake) find(end string) (orchestrator.Machine, error) {
 	var found []orchestrator.Machine
 	o := i.Order
 	sql := `SELECT ` + machineColumns + ` FROM machines m WHERE m.tenant = $1 AND m.id = $2`
@@ -132,7 +134,7 @@ func (i *intake) find() (orchestrator.Machine, error) {
 		sql = `SELECT ` + machineColumns + ` FROM machines m WHERE m.tenant = $1 AND m.name = $2 AND m.presence <> 'absent'`
 		what = o.Name
 	}
-	if err := one(i.ctx, i.tx, sql, collectMachines(&found), o.Tenant, what); err != nil {
+	if err := one(i.ctx, i.tx, sql+end, collectMachines(&found), o.Tenant, what); err != nil {
 		return orchestrator.Machine{}, err
 	}
 	if len(found) == 0 {

@@ -62,6 +62,8 @@ func (s *Store) IssueToken(ctx context.Context, token orchestrator.PassHash, p o
 			return notFound(op, "machine %s", p.Machine)
 		case machines[0].Presence == orchestrator.Absent:
 			return orchestrator.Errorf(op, orchestrator.Permanent, "machine %s is removed: it has no console", p.Machine)
+		case machines[0].Suspension.Power != "":
+			return orchestrator.Errorf(op, orchestrator.Permanent, "machine %s is suspended: its console is closed", p.Machine)
 		}
 		err := one(ctx, tx, `INSERT INTO console_passes (hash, kind, machine, viewer, address, expires_at, created_at)
 			VALUES ($1, 'token', $2, $3, $4, {now} + CAST($5 AS BIGINT), {now}) RETURNING expires_at`,

@@ -7,7 +7,7 @@ import (
 const machineColumns = `m.id, m.tenant, m.name, m.hostname, m.image, m.vcpus, m.memory_mib, m.disk_gib, m.firewall, m.ssh_keys, m.presence, m.state,
 	m.pool_wanted, m.pool, m.host, m.sr, m.private, m.public, m.mac, m.console_port, m.dhcp_group, m.firewall_group, m.console_group,
 	m.vm, m.disks, m.address, m.host_key, m.host_key_secret, m.console_password, m.administrator_password, m.administrator_age, m.identity,
-	m.created_at, m.updated_at`
+	m.suspension, m.created_at, m.updated_at`
 
 func machineFields(m *orchestrator.Machine) []any {
 	p := &m.Placement
@@ -16,7 +16,7 @@ func machineFields(m *orchestrator.Machine) []any {
 		(*string)(&m.Presence), &m.State,
 		&m.PoolWanted, &p.Pool, &p.Host, &p.SR, intoAddr(&p.Private), intoAddr(&p.Public), &p.MAC, &p.ConsolePort, &p.DHCP, &p.Firewall, &p.Console,
 		&m.VM, intoJSON(&m.Disks), intoAddr(&m.Address), &m.HostKey, intoBytes(&m.HostKeySecret), intoBytes(&m.ConsolePassword),
-		intoBytes(&m.AdministratorPassword), &m.AdministratorAge, &m.Identity,
+		intoBytes(&m.AdministratorPassword), &m.AdministratorAge, &m.Identity, intoJSON(&m.Suspension),
 		intoTime(&m.CreatedAt), intoTime(&m.UpdatedAt),
 	}
 }
@@ -36,7 +36,7 @@ func collectMachines(out *[]orchestrator.Machine) func(Row) error {
 }
 
 const runColumns = `r.id, r.machine, r.process, r.state, r.status, r.step, r.row_hash, r.undoing, r.attempt, r.failures, r.conflicts, r.step_since,
-	r.handles, r.reason, r.kind, r.wake_at, r.wake_key, r.deadline, r.order_source, r.order_id, r.cancel, r.successor, r.successor_id, r.request, r.rewound,
+	r.handles, r.reason, r.kind, r.wake_at, r.wake_key, r.deadline, r.order_source, r.order_id, r.cancel, r.successor, r.successor_id, r.request, r.rewound, r.alteration,
 	r.holder, r.fence, r.lease_until, r.created_at, r.updated_at`
 
 func runFields(r *orchestrator.Run) []any {
@@ -44,7 +44,7 @@ func runFields(r *orchestrator.Run) []any {
 		&r.ID, &r.Machine, &r.Process, (*string)(&r.State), (*string)(&r.Status), &r.Step, &r.RowHash, intoBool(&r.Undoing),
 		&r.Attempt, &r.Failures, &r.Conflicts, intoTime(&r.StepSince),
 		intoHandles(&r.Handles), &r.Reason, (*string)(&r.Kind), intoTime(&r.WakeAt), &r.WakeKey, intoTime(&r.Deadline), &r.Order.Source, &r.Order.ID,
-		&r.Cancel, &r.Successor, &r.SuccessorID, intoJSON(&r.Request), &r.Rewound, &r.Holder, &r.Fence, intoTime(&r.LeaseUntil), intoTime(&r.CreatedAt), intoTime(&r.UpdatedAt),
+		&r.Cancel, &r.Successor, &r.SuccessorID, intoJSON(&r.Request), &r.Rewound, intoJSON(&r.Alteration), &r.Holder, &r.Fence, intoTime(&r.LeaseUntil), intoTime(&r.CreatedAt), intoTime(&r.UpdatedAt),
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"time"
 )
 
@@ -44,6 +45,14 @@ func text(v any) string {
 		return "null"
 	}
 	return string(body)
+}
+
+// filled is a value as JSON, "" for the zero value.
+func filled[T any](v T) string {
+	if reflect.ValueOf(v).IsZero() {
+		return ""
+	}
+	return text(v)
 }
 
 // handles is a map as JSON, {} for none.

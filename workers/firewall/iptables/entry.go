@@ -57,6 +57,7 @@ type machine struct {
 	ID, Chain       string
 	Private, Public netip.Addr
 	Accepts         []accept
+	Blocked         bool // nothing passes in either direction
 }
 
 // accept is one rule that lets something in. Source and Port are "" for any.
@@ -114,7 +115,7 @@ func machinesOf(cfg Config, entries []orchestrator.FirewallEntry) ([]machine, er
 				"%d after sources and ports are multiplied out, %d are the most; join ports into ranges or sources into prefixes",
 				len(accepts), maxAccepts)})
 		}
-		machines = append(machines, machine{ID: e.Machine, Chain: chainOf(e.Machine), Private: e.Private, Public: e.Public, Accepts: accepts})
+		machines = append(machines, machine{ID: e.Machine, Chain: chainOf(e.Machine), Private: e.Private, Public: e.Public, Accepts: accepts, Blocked: e.Phase == orchestrator.PhaseSuspended})
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -157,12 +158,25 @@ func validEntry(cfg Config, e orchestrator.FirewallEntry) error {
 		return validInstaller(e, fault)
 	case orchestrator.PhaseCustomer:
 		return validCustomer(e, fault)
+	case orchestrator.PhaseSuspended:
+		if len(e.Installer)+len(e.Ports)+len(e.Rules) > 0 {
+			return fault("rules", "a suspended machine lets nobody in; leave rules, installer and ports empty")
+		}
+		return nil
 	default:
-		return fault("phase", "%q is none; %q or %q", e.Phase, orchestrator.PhaseInstaller, orchestrator.PhaseCustomer)
+		return fault("phase", "%q is none; %q, %q or %q", e.Phase, orchestrator.PhaseInstaller, orchestrator.PhaseCustomer, orchestrator.PhaseSuspended)
 	}
 }
 
 func validInstaller(e orchestrator.FirewallEntry, fault func(field, format string, args ...any) error) error {
+	if len(e.Rules) > 0 {
+		return fault("rules", "a machine that is being installed has no customer's rules; they come with phase %q", orchestrator.PhaseCustomer)
+	}
+	return validDoor(e, fault)
+}
+
+// validDoor checks the way in that is ours.
+func validDoor(e orchestrator.FirewallEntry, fault func(field, format string, args ...any) error) error {
 	if len(e.Installer) == 0 {
 		return fault("installer", "empty; name the addresses that install the machine")
 	}
@@ -177,15 +191,14 @@ func validInstaller(e orchestrator.FirewallEntry, fault func(field, format strin
 	if slices.Contains(e.Ports, 0) {
 		return fault("ports", "0 is no port; 1 to 65535")
 	}
-	if len(e.Rules) > 0 {
-		return fault("rules", "a machine that is being installed has no customer's rules; they come with phase %q", orchestrator.PhaseCustomer)
-	}
 	return nil
 }
 
 func validCustomer(e orchestrator.FirewallEntry, fault func(field, format string, args ...any) error) error {
-	if len(e.Installer) > 0 || len(e.Ports) > 0 {
-		return fault("installer", "the installer's rule goes when phase %q comes; leave installer and ports empty", orchestrator.PhaseCustomer)
+	if len(e.Installer) > 0 || len(e.Ports) > 0 { // while a guest in use is changed
+		if err := validDoor(e, fault); err != nil {
+			return err
+		}
 	}
 	for i, r := range e.Rules {
 		field := func(name string) string { return fmt.Sprintf("rules[%d].%s", i, name) }

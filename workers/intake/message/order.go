@@ -98,21 +98,25 @@ func checkType(instance any) orchestrator.FieldErrors {
 	if !ok {
 		return orchestrator.FieldErrors{problem(wholeMessage, "is not a JSON object", "send one CloudEvent as a JSON object")}
 	}
-	known := []string{string(orchestrator.OrderInstall), string(orchestrator.OrderUninstall)}
+	var known []string
+	for _, typ := range orchestrator.OrderTypes() {
+		known = append(known, string(typ))
+	}
+	oneOf := "write one of " + strings.Join(known, ", ")
 	switch typ := object["type"].(type) {
 	case nil:
-		return orchestrator.FieldErrors{problem("type", "is missing", "write "+strings.Join(known, " or "))}
+		return orchestrator.FieldErrors{problem("type", "is missing", oneOf)}
 	case string:
 		if slices.Contains(known, typ) {
 			return nil
 		}
-		fix := "write " + strings.Join(known, " or ")
+		fix := oneOf
 		if near, ok := nearest(typ, known); ok {
 			fix = fmt.Sprintf("did you mean %s?", near)
 		}
 		return orchestrator.FieldErrors{problem("type", fmt.Sprintf("%q is not an order", clip(typ)), fix)}
 	default:
-		return orchestrator.FieldErrors{problem("type", "is not a string", "write "+strings.Join(known, " or "))}
+		return orchestrator.FieldErrors{problem("type", "is not a string", oneOf)}
 	}
 }
 
@@ -137,6 +141,9 @@ type wireData struct {
 	SSHKeys  []string   `json:"ssh_keys,omitempty"`
 	Deadline string     `json:"deadline,omitempty"`
 	Machine  string     `json:"machine,omitempty"`
+
+	NewConsolePassword bool   `json:"new_console_password,omitempty"`
+	Power              string `json:"power,omitempty"`
 }
 
 type wirePlan struct {
@@ -175,26 +182,21 @@ func decode(body []byte) (orchestrator.Order, orchestrator.FieldErrors) {
 	order := orchestrator.Order{
 		Source: w.Source, ID: w.ID, Type: w.Type, Tenant: w.Data.Tenant, Name: w.Data.Name, Machine: w.Data.Machine,
 	}
-	if w.Type != orchestrator.OrderInstall {
+	order.NewConsolePassword, order.Power = w.Data.NewConsolePassword, orchestrator.PowerPolicy(w.Data.Power)
+	if w.Type != orchestrator.OrderInstall && w.Type != orchestrator.OrderReconfigure {
 		return order, d.problems
 	}
-	order.Hostname, order.Image, order.Pool = w.Data.Hostname, w.Data.Image, w.Data.Pool
+	d.access(&order, w.Data)
+	if w.Type == orchestrator.OrderReconfigure {
+		return order, d.problems
+	}
+	order.Image, order.Pool = w.Data.Image, w.Data.Pool
 	if plan := w.Data.Plan; plan != nil {
 		order.Plan = orchestrator.Plan{
 			VCPUs:     int(d.integer("plan.vcpus", plan.VCPUs)),
 			MemoryMiB: d.integer("plan.memory_mib", plan.MemoryMiB),
 			DiskGiB:   d.integer("plan.disk_gib", plan.DiskGiB),
 		}
-	}
-	for i, rule := range w.Data.Firewall {
-		order.Firewall = append(order.Firewall, d.rule(fmt.Sprintf("firewall[%d]", i), rule))
-	}
-	for i, line := range w.Data.SSHKeys {
-		field := fmt.Sprintf("ssh_keys[%d]", i)
-		if what, fix := keyProblem(line); what != "" {
-			d.problems = append(d.problems, problem(field, what, fix))
-		}
-		order.SSHKeys = append(order.SSHKeys, line)
 	}
 	if w.Data.Deadline != "" {
 		at, err := time.Parse(time.RFC3339, w.Data.Deadline)
@@ -207,6 +209,27 @@ func decode(body []byte) (orchestrator.Order, orchestrator.FieldErrors) {
 }
 
 type decoder struct{ problems orchestrator.FieldErrors }
+
+// access reads what may differ between a machine's install and later: an empty list is one, and not an absent one.
+func (d *decoder) access(order *orchestrator.Order, data wireData) {
+	order.Hostname = data.Hostname
+	if data.Firewall != nil {
+		order.Firewall = []orchestrator.FirewallRule{}
+	}
+	for i, rule := range data.Firewall {
+		order.Firewall = append(order.Firewall, d.rule(fmt.Sprintf("firewall[%d]", i), rule))
+	}
+	if data.SSHKeys != nil {
+		order.SSHKeys = []string{}
+	}
+	for i, line := range data.SSHKeys {
+		field := fmt.Sprintf("ssh_keys[%d]", i)
+		if what, fix := keyProblem(line); what != "" {
+			d.problems = append(d.problems, problem(field, what, fix))
+		}
+		order.SSHKeys = append(order.SSHKeys, line)
+	}
+}
 
 func (d *decoder) integer(field string, n json.Number) int64 {
 	// JSON Schema takes 2.0 for an integer.
@@ -247,19 +270,24 @@ func EncodeOrder(o orchestrator.Order) (queue.Message, error) {
 		SpecVersion: specVersion, ID: o.ID, Source: o.Source, Type: o.Type, DataContentType: "application/json",
 		Data: wireData{Tenant: o.Tenant, Name: o.Name, Machine: o.Machine},
 	}
-	if o.Type != orchestrator.OrderInstall {
-		return marshal(o.ID, string(o.Type), "", w)
-	}
-	w.Data.Hostname, w.Data.Image, w.Data.Pool, w.Data.SSHKeys = o.Hostname, o.Image, o.Pool, o.SSHKeys
-	w.Data.Plan = &wirePlan{
-		VCPUs: number(int64(o.Plan.VCPUs)), MemoryMiB: number(o.Plan.MemoryMiB), DiskGiB: number(o.Plan.DiskGiB),
-	}
+	w.Data.NewConsolePassword, w.Data.Power = o.NewConsolePassword, string(o.Power)
+	w.Data.Hostname, w.Data.SSHKeys = o.Hostname, o.SSHKeys
 	for _, rule := range o.Firewall {
 		wired := wireRule{Protocol: rule.Protocol, Source: rule.Source.String()}
 		for _, p := range rule.Ports {
 			wired.Ports = append(wired.Ports, wirePort(p.String()))
 		}
 		w.Data.Firewall = append(w.Data.Firewall, wired)
+	}
+	switch {
+	case o.Type == orchestrator.OrderReconfigure && o.Firewall != nil && len(o.Firewall) == 0:
+		return marshal(o.ID, string(o.Type), "", w.withEmptyRules())
+	case o.Type != orchestrator.OrderInstall:
+		return marshal(o.ID, string(o.Type), "", w)
+	}
+	w.Data.Image, w.Data.Pool = o.Image, o.Pool
+	w.Data.Plan = &wirePlan{
+		VCPUs: number(int64(o.Plan.VCPUs)), MemoryMiB: number(o.Plan.MemoryMiB), DiskGiB: number(o.Plan.DiskGiB),
 	}
 	if !o.Deadline.IsZero() {
 		w.Data.Deadline = o.Deadline.UTC().Format(time.RFC3339Nano)
@@ -279,6 +307,19 @@ func (w wireOrder) withEmptyLists() any {
 		Data data `json:"data"`
 	}
 	return order{w, data{w.Data, append([]wireRule{}, w.Data.Firewall...), append([]string{}, w.Data.SSHKeys...)}}
+}
+
+// withEmptyRules keeps the empty list that closes a machine.
+func (w wireOrder) withEmptyRules() any {
+	type data struct {
+		wireData
+		Firewall []wireRule `json:"firewall"`
+	}
+	type order struct {
+		wireOrder
+		Data data `json:"data"`
+	}
+	return order{w, data{w.Data, []wireRule{}}}
 }
 
 func number(n int64) json.Number { return json.Number(fmt.Sprint(n)) }

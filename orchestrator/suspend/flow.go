@@ -1,0 +1,63 @@
+// Package suspend takes a finished machine out of use and leaves it as it is: its traffic is blocked, its console closed, its VM shut down
+// or left running. Package unsuspend brings it back. What the machine was like is in its row; nothing is guessed when it comes back.
+package suspend
+
+import (
+	"context"
+	"time"
+
+	"slipway/orchestrator"
+	"slipway/orchestrator/uninstall"
+)
+
+// Name of the process in stored runs.
+const Name = "suspend"
+
+// Ports are what the steps need of the world.
+type Ports struct {
+	Hypervisor orchestrator.Hypervisor
+	Desired    orchestrator.Desired
+	Prober     orchestrator.Prober
+}
+
+type act = func(context.Context, *orchestrator.Step) (orchestrator.Outcome, error)
+
+// New is the table. A machine that is suspended already walks it without a step being done, so that a panel that orders twice gets the same
+// answer twice.
+func New(p Ports) *orchestrator.Process {
+	type (
+		row    = orchestrator.Row
+		policy = orchestrator.Policy
+	)
+	return &orchestrator.Process{Name: Name, Cancelable: true, Tells: orchestrator.EventSuspended, Rows: []orchestrator.Row{
+		row{From: "suspend_requested", Step: "note_power", To: "power_noted", When: inUse,
+			Do: notePower(p.Hypervisor, p.Prober), Undo: forgetSuspension},
+		row{From: "power_noted", Step: "block_traffic", To: "traffic_blocked", When: inUse,
+			Do: BlockTraffic(p.Desired), Undo: OpenTraffic(p.Desired)},
+		row{From: "traffic_blocked", Step: "revoke_console", To: "console_revoked", When: inUse,
+			Do: uninstall.CloseConsole(p.Desired), Undo: RestoreConsole(p.Desired)},
+		row{From: "console_revoked", Step: "stop_machine", To: "machine_stopped", When: stops,
+			Do: uninstall.StopMachine(p.Hypervisor), Undo: startAgain(p.Hypervisor), Policy: policy{Timeout: 2 * time.Minute}},
+		row{From: "machine_stopped", Step: "verify", To: orchestrator.StateSuspended, When: inUse,
+			Do: verify(p.Hypervisor, p.Prober), Marks: orchestrator.Marks{Check: true}},
+	}}
+}
+
+// inUse is false for a machine that was suspended when the order came.
+func inUse(s *orchestrator.Step) (bool, string) {
+	return s.Run.Alteration.State != orchestrator.StateSuspended, "the machine is suspended already"
+}
+
+// stops tells whether the VM is to be shut down.
+func stops(s *orchestrator.Step) (bool, string) {
+	if applies, why := inUse(s); !applies {
+		return false, why
+	}
+	switch was := s.Machine.Suspension; {
+	case was.Power != orchestrator.PowerStop:
+		return false, "the order leaves the VM running"
+	case !was.Running:
+		return false, "the VM did not run"
+	}
+	return true, ""
+}

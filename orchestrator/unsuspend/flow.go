@@ -1,0 +1,67 @@
+// Package unsuspend brings a suspended machine back as it was: its rules, its console at the same port with the same password, its VM running
+// if it ran.
+package unsuspend
+
+import (
+	"context"
+	"time"
+
+	"slipway/orchestrator"
+	"slipway/orchestrator/install"
+	"slipway/orchestrator/suspend"
+	"slipway/orchestrator/uninstall"
+)
+
+// Name of the process in stored runs.
+const Name = "unsuspend"
+
+// Ports are what the steps need of the world.
+type Ports struct {
+	Hypervisor orchestrator.Hypervisor
+	Desired    orchestrator.Desired
+	Prober     orchestrator.Prober
+}
+
+type act = func(context.Context, *orchestrator.Step) (orchestrator.Outcome, error)
+
+// New is the table. The way is open before the guest boots: what it wants of the network at its boot is there. A machine that is not
+// suspended walks the table without a step being done.
+func New(p Ports) *orchestrator.Process {
+	type (
+		row    = orchestrator.Row
+		policy = orchestrator.Policy
+	)
+	return &orchestrator.Process{Name: Name, Cancelable: true, Tells: orchestrator.EventUnsuspended, Rows: []orchestrator.Row{
+		row{From: "unsuspend_requested", Step: "open_traffic", To: "traffic_opened", When: suspended,
+			Do: suspend.OpenTraffic(p.Desired), Undo: suspend.BlockTraffic(p.Desired)},
+		row{From: "traffic_opened", Step: "restore_console", To: "console_restored", When: suspended,
+			Do: suspend.RestoreConsole(p.Desired), Undo: uninstall.CloseConsole(p.Desired)},
+		row{From: "console_restored", Step: "start_machine", To: "machine_started", When: ran,
+			Do: install.StartMachine(p.Hypervisor), Undo: stopAgain(p.Hypervisor), Policy: policy{Timeout: 2 * time.Minute}},
+		row{From: "machine_started", Step: "verify", To: orchestrator.StateReady, When: suspended,
+			Do: verify(p.Prober), Undo: suspendAgain, Policy: policy{Budget: 10 * time.Minute}, Marks: orchestrator.Marks{Check: true}},
+	}}
+}
+
+// suspended is false for a machine that was in use when the order came.
+func suspended(s *orchestrator.Step) (bool, string) {
+	return s.Run.Alteration.State == orchestrator.StateSuspended, "the machine is not suspended"
+}
+
+func ran(s *orchestrator.Step) (bool, string) {
+	if applies, why := suspended(s); !applies {
+		return false, why
+	}
+	return s.Run.Alteration.Suspension.Running, "the VM did not run when the machine was suspended"
+}
+
+// stopAgain takes a start back. A VM that was left running is left running again.
+func stopAgain(h orchestrator.Hypervisor) act {
+	stop := uninstall.StopMachine(h)
+	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+		if s.Run.Alteration.Suspension.Power == orchestrator.PowerKeep {
+			return orchestrator.Finished("the VM runs in a suspension that keeps it")
+		}
+		return stop(ctx, s)
+	}
+}
