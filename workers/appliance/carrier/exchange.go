@@ -40,13 +40,19 @@ func room(req apply.Request) int {
 // errNoAnswer says that the output ended before an answer did.
 var errNoAnswer = errors.New("no answer")
 
+// quoted is an error that quotes what was sent, whole: it is made to fit.
+type quoted struct{ error }
+
+func (q quoted) Error() string { return printable(q.error.Error()) }
+func (q quoted) Unwrap() error { return q.error }
+
 // readAnswer reads one answer, and no further: what holds the output open afterwards does not matter.
 func readAnswer(r io.Reader, room int) (apply.Answer, error) {
 	decoder := json.NewDecoder(io.LimitReader(r, int64(room)))
 	decoder.DisallowUnknownFields()
 	var a apply.Answer
 	if err := decoder.Decode(&a); err != nil {
-		return apply.Answer{}, fmt.Errorf("%w: %s", errNoAnswer, printable(err.Error())) // which quotes what was sent, whole
+		return apply.Answer{}, fmt.Errorf("%w: %w", errNoAnswer, quoted{err})
 	}
 	if !slices.Contains(codes, a.Code) {
 		return apply.Answer{}, fmt.Errorf("%w: code %q is not known", errNoAnswer, printable(string(a.Code)))
