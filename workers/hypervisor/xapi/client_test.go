@@ -304,7 +304,10 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	const bound = 3
 	var now, most atomic.Int32
 	arrived, release := make(chan struct{}, 20), make(chan struct{})
-	m := newMember(t, func(string, []json.RawMessage) reply {
+	m := newMember(t, func(method string, _ []json.RawMessage) reply {
+		if method == "pool.get_all" {
+			return ok([]Ref{})
+		}
 		most.Store(max(most.Load(), now.Add(1)))
 		arrived <- struct{}{}
 		<-release
@@ -324,6 +327,12 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	}
 	for range bound {
 		<-arrived
+	}
+	other := newClient(t, testConfig(m.URL)) // while it comes and goes, whoever is not held arrives as well
+	for range 100 {
+		if err := other.Call(t.Context(), "pool.get_all", nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
