@@ -260,17 +260,19 @@ func (s *screen) frame(b api.Board, away string, width, height int) []string {
 	if len(rows) > room {
 		rows = mostTelling(rows, max(0, room-1))
 	}
-	detailed := 0
-	for _, r := range rows {
-		if detail(r) {
-			detailed++
-		}
+	left := width - name - 1 - statusCells - text.StringWidth(bar) - stepCells - 2*timeCells // for where and why
+	details, more := make([][]string, len(rows)), 0
+	for i, r := range rows {
+		details[i] = detailsOf(r, b.Now, left)
+		more += len(details[i])
 	}
-	spacious := len(rows)+detailed <= room
-	for _, r := range rows {
+	spacious := len(rows)+more <= room
+	for i, r := range rows {
 		lines = append(lines, s.row(r, b.Now, name, width))
-		if spacious && detail(r) {
-			lines = append(lines, s.paint(width, span{"  " + journey(r, b.Now), dim}))
+		for _, detail := range details[i] {
+			if spacious {
+				lines = append(lines, s.paint(width, span{"  " + detail, dim}))
+			}
 		}
 	}
 	if hidden := len(b.Runs) - len(rows); hidden > 0 {
@@ -279,9 +281,33 @@ func (s *screen) frame(b api.Board, away string, width, height int) []string {
 	return lines[:min(len(lines), max(1, height))]
 }
 
-// detail: the run has a guest whose way is worth a line.
-func detail(r api.Watched) bool {
+// hasGuest: the run has a guest whose way is worth telling.
+func hasGuest(r api.Watched) bool {
 	return len(r.Guest) > 0 && r.Status != "done" && r.Status != "canceled"
+}
+
+// detailsOf are the lines below a run's own, where the terminal is high enough: its guest's way, and a reason that does not fit.
+func detailsOf(r api.Watched, now time.Time, room int) (lines []string) {
+	if hasGuest(r) {
+		lines = append(lines, journey(r, now))
+	}
+	if why := clean(r.Reason); text.StringWidth(whereOf(r, now)+why) > room {
+		lines = append(lines, why)
+	}
+	return lines
+}
+
+// whereOf is where a run's guest is, and since when.
+func whereOf(r api.Watched, now time.Time) string {
+	if !hasGuest(r) {
+		return ""
+	}
+	last := r.Guest[len(r.Guest)-1]
+	where := last.Stage + " " + short(now.Sub(last.At))
+	if r.Reason != "" {
+		where += ": "
+	}
+	return clean(where)
 }
 
 // summary counts runs by how they are.
@@ -346,13 +372,16 @@ func (s *screen) row(r api.Watched, now time.Time, name, width int) string {
 	case "parked":
 		color = red
 		since = short(now.Sub(r.Updated))
-	case "canceled", "canceling":
+	case "canceled":
+		color, step = yellow, r.State
+		since = short(r.Updated.Sub(r.Created))
+	case "canceling":
 		color = yellow
 	}
 	if r.Undoing {
 		step = "undo " + r.Step
 	}
-	if !r.Since.IsZero() && r.Status != "parked" {
+	if !r.Since.IsZero() && !over(r.Status) {
 		since = short(now.Sub(r.Since))
 	}
 	timing := plain
@@ -364,15 +393,7 @@ func (s *screen) row(r api.Watched, now time.Time, name, width int) string {
 		spans = append(spans, span{barOf(r), color}, span{"  ", plain})
 	}
 	spans = append(spans, span{cell(step, stepCells-1) + " ", plain}, span{cell(since, timeCells-1) + " ", timing}, span{cell(left, timeCells-1) + " ", plain})
-	where := ""
-	if detail(r) {
-		last := r.Guest[len(r.Guest)-1]
-		where = last.Stage + " " + short(now.Sub(last.At))
-		if r.Reason != "" {
-			where += ": "
-		}
-	}
-	return s.paint(width, append(spans, span{where, plain}, span{r.Reason, color})...)
+	return s.paint(width, append(spans, span{whereOf(r, now), plain}, span{r.Reason, color})...)
 }
 
 // barOf is how many of its steps a run has behind it.
