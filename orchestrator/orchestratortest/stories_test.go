@@ -28,6 +28,9 @@ func ended(t *testing.T, s *orchestratortest.Site, run string, want orchestrator
 	if r.Status != want {
 		t.Fatalf("the run is %s in %s, not %s: %s\n%s", r.Status, r.State, want, r.Reason, strings.Join(s.Journal(), "\n"))
 	}
+	if len(s.World.Violations) > 0 {
+		t.Errorf("what must never be: %q", s.World.Violations)
+	}
 	return r
 }
 
