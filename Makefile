@@ -27,9 +27,10 @@ fuzz: ## every parser of foreign bytes for FUZZTIME (1m) each; a part of that ti
 bench: ## durable steps per second, commits and round trips per step, restarts per burst
 	scripts/bench.sh
 
-lint: ## format, vet
+lint: ## format, vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "make lint: run gofmt -w on these"; exit 1; }
 	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
 
 generate: ## bring generated docs and golden files up to date
 	$(GO) test ./orchestrator/orchestratortest -run StatesPage -update

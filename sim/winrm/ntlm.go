@@ -13,7 +13,8 @@ import (
 	"time"
 	"unicode/utf16"
 
-	"golang.org/x/crypto/md4" //nolint:staticcheck // NTLM is made of it
+	//lint:ignore SA1019 NTLM is made of it (MS-NLMP 3.3.1)
+	"golang.org/x/crypto/md4"
 )
 
 // Flags of MS-NLMP 2.2.2.5.

@@ -252,7 +252,7 @@ func TestWhatWindowsRefuses(t *testing.T) {
 			t.Errorf("after one was closed: %v", err)
 		}
 		gone := new(masterzen.ExecuteCommandError)
-		if _, err := shells[0].Execute("echo x"); !errors.As(err, &gone) || !strings.Contains(gone.Body, `Code="2150858843"`) {
+		if _, err := shells[0].ExecuteWithContext(t.Context(), "echo x"); !errors.As(err, &gone) || !strings.Contains(gone.Body, `Code="2150858843"`) {
 			t.Errorf("a shell that is gone: %v", err)
 		}
 	})

@@ -221,7 +221,7 @@ const maxCulprits = 32
 
 // once brings the group's members to its newest generation, if any of them is behind.
 func (l *loop) once(ctx context.Context, refresh bool) error {
-	group, entries, err := l.Store.Entries(ctx, l.group.ID)
+	group, _, err := l.Store.Entries(ctx, l.group.ID)
 	if err != nil {
 		return err
 	}
@@ -246,7 +246,8 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	ctx, done := l.keep(ctx, lease.Fence)
 	defer done()
 	// What was read before the lease was ours may be old.
-	if group, entries, err = l.Store.Entries(ctx, l.group.ID); err != nil {
+	group, entries, err := l.Store.Entries(ctx, l.group.ID)
+	if err != nil {
 		return err
 	}
 	if members, err = l.members(ctx); err != nil {
