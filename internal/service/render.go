@@ -221,15 +221,11 @@ func consolePassword(vault orchestrator.Vault, e orchestrator.ConsoleEntry) (str
 	return xvp.EncryptVNC(password)
 }
 
-// firewallAddresses are what a firewall entry's connections are cut by.
-func firewallAddresses(body json.RawMessage) []netip.Addr {
-	var e orchestrator.FirewallEntry
-	if json.Unmarshal(body, &e) != nil {
+// firewallCuts is what a firewall's agent will cut. A state that is none cuts nothing: it is refused.
+func firewallCuts(from, to map[string]string) []netip.Addr {
+	cut, err := iptables.Cuts(from[iptables.RulesFile], to[iptables.RulesFile])
+	if err != nil {
 		return nil
 	}
-	addrs := []netip.Addr{e.Private}
-	if e.Public.IsValid() {
-		addrs = append(addrs, e.Public)
-	}
-	return addrs
+	return cut
 }

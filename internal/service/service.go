@@ -318,7 +318,7 @@ func (s *Service) applianceGroups(tree fs.FS) ([]appliance.Group, error) {
 		}
 		group := appliance.Group{ID: g.ID, Unit: orchestrator.Unit(g.Unit), Render: render, Interval: g.Interval}
 		if group.Unit == orchestrator.Firewall {
-			group.Addresses = firewallAddresses
+			group.Cuts = firewallCuts
 		}
 		group.Names, group.Redact = reading(group.Unit)
 		for _, m := range g.Members {

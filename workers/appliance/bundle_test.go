@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -283,16 +282,4 @@ func (b *bundle) until(what string, fact func() bool) {
 		<-tick.C
 	}
 	b.Fatalf("it never happened: %s", what)
-}
-
-// addresses takes a text that is an address.
-func addresses(body json.RawMessage) []netip.Addr {
-	var word string
-	if json.Unmarshal(body, &word) != nil {
-		return nil
-	}
-	if a, err := netip.ParseAddr(word); err == nil {
-		return []netip.Addr{a}
-	}
-	return nil
 }

@@ -54,8 +54,9 @@ type Group struct {
 	Members  []Member
 	Render   Renderer
 	Interval time.Duration // between two applies of this group; 0 is Config.Interval
-	// Addresses of an entry, whose connections are cut when it goes or changes; nil for units that cut nothing.
-	Addresses func(body json.RawMessage) []netip.Addr
+	// Cuts says whose connections the agents cut when files (content by name) take the place of others, as their agent.Cutter does; nil for
+	// units that cut nothing. A plan shows it.
+	Cuts func(from, to map[string]string) []netip.Addr
 	// Names are the words by which a line of a live file says that it is a machine's, besides the machine's id; body is nil for a machine
 	// that the store does not know. Redact makes a line fit to be shown, and tells whether something was left out. Both may be nil.
 	Names  func(machine string, body json.RawMessage) []string
@@ -539,39 +540,12 @@ func (r *round) send(ctx context.Context, m Member, rendering Rendering, checkOn
 	defer cancel()
 	answer, err := m.Carrier.Apply(ctx, apply.Request{
 		Unit: string(r.loop.group.Unit), Fence: r.fence, Generation: r.group.Generation, SHA256: apply.Sum(rendering.Files), Files: rendering.Files,
-		Rows: len(r.texts()), ShrinkApproved: r.approved, CheckOnly: checkOnly, Cut: r.cut(), Expect: r.expect[m.Name],
+		Rows: len(r.texts()), ShrinkApproved: r.approved, CheckOnly: checkOnly, Expect: r.expect[m.Name],
 	})
 	if err != nil {
 		return answer, fmt.Errorf("no answer: %w", err)
 	}
 	return answer, nil
-}
-
-// cut lists the addresses whose rules go or change with this generation.
-func (r *round) cut() []netip.Addr {
-	if r.loop.group.Addresses == nil {
-		return nil
-	}
-	var addrs []netip.Addr
-	for _, e := range r.entries {
-		if e.Owner == orchestrator.OwnerForeign || e.Generation <= r.group.Applied {
-			continue
-		}
-		if !e.Removed && (e.Bad != "" || r.bad[e.Machine] != "") {
-			continue // what was live stays as it is
-		}
-		for _, body := range []json.RawMessage{e.Live, e.Body} {
-			if len(body) == 0 || string(e.Live) == string(e.Body) && !e.Removed {
-				continue
-			}
-			for _, a := range r.loop.group.Addresses(body) {
-				if !slices.Contains(addrs, a) {
-					addrs = append(addrs, a)
-				}
-			}
-		}
-	}
-	return addrs
 }
 
 var errNoCulprit = errors.New("the tool refuses the file and no new entry is to blame")

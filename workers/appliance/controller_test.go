@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"slipway/orchestrator"
 	"slipway/workers/appliance/apply"
@@ -606,30 +604,5 @@ func TestRefreshReadsBack(t *testing.T) {
 	must(t, b.loop().once(t.Context(), true))
 	if a := b.boxes[0].answers; len(a) != 2 || a[1].Code != apply.Unchanged {
 		t.Errorf("%+v", a)
-	}
-}
-
-// The connections of an address are cut when its rules change or go, and only then.
-func TestCutList(t *testing.T) {
-	b := setup(t, 1, 1)
-	b.group.Addresses = addresses
-	kept, moved, gone := b.put("10.0.0.1"), b.put("10.0.0.2"), b.put("10.0.0.3")
-	must(t, b.round())
-	b.change(moved, "10.0.0.20")
-	b.drop(gone)
-	broken := b.put("10.0.0.4")
-	_ = kept
-	must(t, b.round())
-	cut := b.boxes[0].applies()[1].Cut
-	want := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.20"), netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.4")}
-	if diff := cmp.Diff(want, cut, cmpopts.EquateComparable(netip.Addr{}), cmpopts.SortSlices(netip.Addr.Less)); diff != "" {
-		t.Error(diff)
-	}
-	b.change(broken, "bad")
-	b.put("10.0.0.5")
-	must(t, b.round())
-	applies := b.boxes[0].applies()
-	if last := applies[len(applies)-1].Cut; slices.Contains(last, netip.MustParseAddr("10.0.0.4")) {
-		t.Errorf("a machine whose change was refused loses its connections: %v", last)
 	}
 }

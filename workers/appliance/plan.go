@@ -36,7 +36,7 @@ type Plan struct {
 	SHA256              string            // apply.Sum of the rendered files
 	Problem             string            // why there is no state to apply; "" otherwise
 	Bad                 map[string]string // entries that the renderer leaves out, and why
-	Cut                 []netip.Addr      // whose connections would be cut
+	Cut                 []netip.Addr      // whose connections would be cut, on one member or another
 	Members             []MemberPlan      // in the order of the configuration
 	// Hash stands for the whole: group, generation, rendered files, cuts, and what each member has. Two plans with one hash do the same.
 	Hash string
@@ -52,7 +52,8 @@ type MemberPlan struct {
 	Fault      string // why what runs is not what the files say; an apply loads them again
 	Notes      []string
 	Difference
-	sum string // apply.SumLive
+	sum string       // apply.SumLive
+	cut []netip.Addr // whose connections it would cut
 }
 
 // Differs reports whether an apply would change anything on the member.
@@ -198,7 +199,7 @@ func (r *round) plan(ctx context.Context, members map[string]orchestrator.Member
 	if err != nil {
 		p.Problem = "there is no state to apply: " + err.Error()
 	} else {
-		p.Rows, p.SHA256, p.Bad, p.Cut = len(r.texts()), apply.Sum(rendering.Files), maps.Clone(r.bad), r.cut()
+		p.Rows, p.SHA256, p.Bad = len(r.texts()), apply.Sum(rendering.Files), maps.Clone(r.bad)
 	}
 	names := r.names()
 	p.Members = make([]MemberPlan, len(r.loop.group.Members))
@@ -217,7 +218,10 @@ func (r *round) plan(ctx context.Context, members map[string]orchestrator.Member
 		if p.Members[i].Problem == "" {
 			due = append(due, m)
 		}
+		p.Cut = append(p.Cut, p.Members[i].cut...)
 	}
+	slices.SortFunc(p.Cut, netip.Addr.Compare)
+	p.Cut = slices.Compact(p.Cut)
 	p.Hash = p.hash()
 	return p, due
 }
@@ -269,7 +273,7 @@ func (r *round) member(known orchestrator.Member, answer apply.Answer, err error
 	return m
 }
 
-// compare fills in the difference between what is there and what would be.
+// compare fills in the difference between what is there and what would be, and what it would cut.
 func (m *MemberPlan) compare(live apply.Live, want Rendering, names map[string]string, g Group) {
 	texts := map[string]apply.LiveFile{}
 	for _, f := range live.Files {
@@ -286,6 +290,18 @@ func (m *MemberPlan) compare(live apply.Live, want Rendering, names map[string]s
 		d.file(texts[f.Name], f, owner)
 	}
 	m.Difference = d.result()
+	if g.Cuts != nil {
+		from, to := map[string]string{}, map[string]string{}
+		for _, f := range live.Files {
+			if f.Exists {
+				from[f.Name] = f.Content
+			}
+		}
+		for _, f := range want.Files {
+			to[f.Name] = f.Content
+		}
+		m.cut = g.Cuts(from, to)
+	}
 }
 
 // hash covers what an apply would do. What only says whether it would be let through is not in it: a resume or an approval leaves it.

@@ -3,8 +3,10 @@ package appliance
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -117,6 +119,36 @@ func TestPlanShowsWhoseLinesGoAndCome(t *testing.T) {
 	}
 	if _, found := got[stays]; found {
 		t.Error("a machine that stays is in the plan")
+	}
+}
+
+// A member that was away cuts what it missed, though the generation is confirmed without it.
+func TestPlanShowsWhatALateMemberCuts(t *testing.T) {
+	b := setup(t, 2, 1)
+	b.group.Cuts = func(from, to map[string]string) (cut []netip.Addr) {
+		for word := range strings.FieldsSeq(from["hosts.conf"]) {
+			if a, err := netip.ParseAddr(word); err == nil && !strings.Contains(to["hosts.conf"], word) {
+				cut = append(cut, a)
+			}
+		}
+		return cut
+	}
+	b.cfg.Groups = []Group{b.group}
+	b.put("10.0.0.2")
+	gone := b.put("10.0.0.1")
+	must(t, b.round())
+	b.boxes[1].away = true
+	b.drop(gone)
+	if p := b.plan(); !slices.Equal(p.Cut, []netip.Addr{netip.MustParseAddr("10.0.0.1")}) {
+		t.Errorf("of the member that is there: %v", p.Cut)
+	}
+	_ = b.round() // the other one is not brought up to date
+	if p := b.plan(); len(p.Cut) > 0 {
+		t.Errorf("when it is done: %v", p.Cut)
+	}
+	b.boxes[1].away = false
+	if p := b.plan(); p.Applied != p.Generation || !slices.Equal(p.Cut, []netip.Addr{netip.MustParseAddr("10.0.0.1")}) {
+		t.Errorf("of the late one: %v, %d of %d applied", p.Cut, p.Applied, p.Generation)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,8 +51,9 @@ type job struct {
 	places []place // in the order of names
 
 	state    state
-	journal  *journal // what an interrupted or failing apply has left; nil when the targets are whole
-	unproven error    // the old state was put back and does not work
+	journal  *journal     // what an interrupted or failing apply has left; nil when the targets are whole
+	unproven error        // the old state was put back and does not work
+	cut      []netip.Addr // whose connections end with the request's state
 	reloaded bool
 	notes    []string // what an operator should know besides
 }
@@ -138,6 +140,7 @@ func (j *job) change(ctx context.Context) apply.Answer {
 	if err != nil {
 		return j.refuse(answerf(apply.Unsupported, "%v", err))
 	}
+	j.cut = j.cuts(contents)
 	if sum == j.req.SHA256 && j.sameAsLive() && j.unit.Prove(ctx) == nil {
 		return j.unchanged()
 	}
@@ -158,9 +161,9 @@ func (j *job) sameAsLive() bool {
 		return false
 	}
 	if now.Generation != j.req.Generation {
-		return len(j.req.Cut) == 0
+		return len(j.cut) == 0
 	}
-	for _, addr := range j.req.Cut {
+	for _, addr := range j.cut {
 		if !slices.Contains(now.Cut, addr) {
 			return false
 		}
@@ -185,14 +188,32 @@ func (j *job) rows(live map[string][]byte) (from, to int) {
 		return from, to
 	}
 	from = max(from, counter.CountRows(live))
+	if n := counter.CountRows(j.asked()); n >= 0 {
+		to = min(to, n)
+	}
+	return from, to
+}
+
+// asked are the request's files by name.
+func (j *job) asked() map[string][]byte {
 	asked := map[string][]byte{}
 	for _, f := range j.req.Files {
 		asked[f.Name] = []byte(f.Content)
 	}
-	if n := counter.CountRows(asked); n >= 0 {
-		to = min(to, n)
+	return asked
+}
+
+// cuts is what the unit says by the live files, where it can tell; else what the request says.
+func (j *job) cuts(live map[string][]byte) []netip.Addr {
+	cutter, ok := j.unit.(Cutter)
+	if !ok {
+		return j.req.Cut
 	}
-	return from, to
+	cut, err := cutter.Cuts(live, j.asked())
+	if err != nil {
+		return nil // the candidate is no state at all, which its check is about to say
+	}
+	return cut
 }
 
 // check writes the candidate beside the first target, where the tool may read (a profile of AppArmor may let dhcpd see nothing but
@@ -260,7 +281,7 @@ func (j *job) files() []apply.File {
 
 // next is what the request makes live.
 func (j *job) next() live {
-	return live{Generation: j.req.Generation, SHA256: j.req.SHA256, Rows: j.req.Rows, Cut: j.req.Cut}
+	return live{Generation: j.req.Generation, SHA256: j.req.SHA256, Rows: j.req.Rows, Cut: j.cut}
 }
 
 // record is the commit: from here on the new state is the live one.

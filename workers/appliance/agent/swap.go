@@ -18,7 +18,7 @@ func (j *job) swap(ctx context.Context) apply.Answer {
 	}
 	err := j.place()
 	if err == nil {
-		err = j.makeLive(ctx, j.journal.Next.SHA256, Change{Cut: j.req.Cut})
+		err = j.makeLive(ctx, j.journal.Next.SHA256, Change{Cut: j.cut})
 	}
 	if err == nil {
 		err = j.commit()

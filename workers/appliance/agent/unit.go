@@ -31,6 +31,13 @@ type RowCounter interface {
 	CountRows(files map[string][]byte) int
 }
 
+// Cutter is an optional part of a Unit whose clients keep connections that a new state would not let in. Cuts lists the addresses whose
+// connections end when the state goes from one to another (files by the request's names; one that is not there is absent). The appliance
+// compares what it has itself: nobody else knows how long it was away. It takes the place of the request's own list.
+type Cutter interface {
+	Cuts(from, to map[string][]byte) ([]netip.Addr, error)
+}
+
 // Observer is an optional part of a Unit whose Prove has an effect: Observe answers the same question and has none. Of a Unit without it
 // Prove is asked.
 type Observer interface {

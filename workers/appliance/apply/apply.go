@@ -26,7 +26,8 @@ type Request struct {
 	ShrinkApproved bool `json:"shrink_approved,omitempty"`
 	// CheckOnly tests the candidate and touches nothing: the controller bisects with it.
 	CheckOnly bool `json:"check_only,omitempty"`
-	// Cut lists addresses whose connections end once the new state is live (firewall only).
+	// Cut lists addresses whose connections end once the new state is live, for a unit that cannot tell them by its files (agent.Cutter). No
+	// unit of ours is one: a firewall knows by its own what it has missed, and workers before it said so sent this list.
 	Cut []netip.Addr `json:"cut,omitempty"`
 	// ReadOnly asks what is live and touches nothing: Unit and Rows are all it carries besides. The answer is Observed with Live.
 	ReadOnly bool `json:"read_only,omitempty"`

@@ -47,11 +47,6 @@ func EntryErrors(err error) []*EntryError {
 	return nil
 }
 
-// Addresses are those whose connections end when the entry goes or closes: what a request's Cut wants.
-func Addresses(e orchestrator.FirewallEntry) []netip.Addr {
-	return slices.DeleteFunc([]netip.Addr{e.Private, e.Public}, func(a netip.Addr) bool { return !a.IsValid() })
-}
-
 // machine is what the template sees of an entry.
 type machine struct {
 	ID, Chain       string

@@ -259,16 +259,6 @@ func TestEntryErrorsListsAll(t *testing.T) {
 	}
 }
 
-func TestAddresses(t *testing.T) {
-	t.Parallel()
-	if got := Addresses(customer(idA, privateA, publicA)); len(got) != 2 || got[0] != addr(privateA) || got[1] != addr(publicA) {
-		t.Errorf("behind NAT: %v", got)
-	}
-	if got := Addresses(customer(idA, privateA, "")); len(got) != 1 {
-		t.Errorf("routed: %v", got)
-	}
-}
-
 func TestConfigRefuses(t *testing.T) {
 	t.Parallel()
 	tests := []struct {

@@ -3,13 +3,10 @@ package iptables
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
 	"time"
-
-	"slipway/orchestrator"
 )
 
 // toolTimeout bounds one run of a tool, with its own wait for the xtables lock (waitSeconds) inside. 10,000 machines take nft 2.3 s to
@@ -107,20 +104,4 @@ func (u *Unit) restore(ctx context.Context, text string) error {
 	}
 	_, err := run(ctx, text, u.cfg.Restore, "--noflush", "-w", waitSeconds)
 	return err
-}
-
-// cut ends every connection that an address is part of, before or after translation, so that what was let in by the old rules is judged
-// by the new ones. conntrack's failure for nothing to delete is a success here.
-func (u *Unit) cut(ctx context.Context, address string) error {
-	for _, where := range []string{"--orig-src", "--orig-dst", "--reply-src", "--reply-dst"} {
-		_, err := run(ctx, "", u.cfg.Conntrack, "-D", "-f", "ipv4", where, address)
-		var failed *toolError
-		if errors.As(err, &failed) && strings.Contains(failed.stderr, ": 0 flow entries have been deleted") {
-			continue
-		}
-		if err != nil {
-			return orchestrator.Errorf("iptables.Cut", orchestrator.Transient, "connections of %s: %w", address, err)
-		}
-	}
-	return nil
 }

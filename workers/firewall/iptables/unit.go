@@ -8,9 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -192,13 +194,12 @@ func (u *Unit) Reload(ctx context.Context, c agent.Change) error {
 	if err := u.load(ctx, want, todo); err != nil {
 		return orchestrator.E(op, orchestrator.Transient, err)
 	}
-	u.cfg.Log.InfoContext(ctx, "firewall rules loaded", "changed", todo != "", "cut", len(c.Cut), "restoring", c.Restoring)
-	for _, a := range c.Cut {
-		if err := u.cut(ctx, a.String()); err != nil {
-			return err
-		}
-	}
-	return nil
+	// What ran may differ from what the file said: somebody's hand, or a change that is taken back.
+	cut := slices.Concat(c.Cut, cuts(live, want))
+	slices.SortFunc(cut, netip.Addr.Compare)
+	cut = slices.Compact(cut)
+	u.cfg.Log.InfoContext(ctx, "firewall rules loaded", "changed", todo != "", "cut", len(cut), "restoring", c.Restoring)
+	return u.cutAll(ctx, cut)
 }
 
 // Prove implements agent.Unit: every chain of ours holds the rules of the file, there are no others, each jump is there once and first,
