@@ -35,11 +35,22 @@ mkdir /run/sshd
 mount -t proc proc /proc
 mount --bind "$1/shadow" /etc/shadow
 /usr/sbin/sshd -D -e -f "$1/sshd_config" &
+if [[ -e $1/agent.sh ]]; then # as systemd would: the agent is started again when it ends, and services are started at its word; a test kills it
+  while :; do
+    "$1/agent.sh" >>"$1/agent.log" 2>&1 & agent=$!
+    while kill -0 $agent 2>/dev/null; do
+      if [[ -e $1/kill ]]; then kill -9 $agent; rm "$1/kill"; fi
+      if [[ -e $1/start ]]; then rm "$1/start"; "$1/start.sh" & fi
+      sleep 0.05
+    done
+    wait $agent || true
+  done &
+fi
 while :; do wait -n || true; [[ -n $(jobs -r) ]] || exit 1; done
 `
 
 // newAppliance boots one whose agent has the units that are given as YAML.
-func newAppliance(t *testing.T, ns *testnet.Namespace, address, program, units string) *appliance {
+func newAppliance(t *testing.T, ns *testnet.Namespace, address, program, units string, l *onBroker) *appliance {
 	t.Helper()
 	for _, tool := range []string{"sshd", "unshare", "mount", "bash"} {
 		testenv.Need(t, tool)
@@ -56,7 +67,7 @@ func newAppliance(t *testing.T, ns *testnet.Namespace, address, program, units s
 	a.key, a.hostKey = key.Reveal(), hostLine
 	a.write("shadow", "root:*:20000:0:99999:7:::\nsshd:!:20000::::::\n", 0o600)
 	a.write("host_key", host.Reveal(), 0o600)
-	a.write("agent.yaml", "state_dir: "+a.path("state")+"\nunits:\n"+strings.ReplaceAll(units, "$DIR", a.dir), 0o600)
+	a.write("agent.yaml", "state_dir: "+a.path("state")+"\nunits:\n"+strings.ReplaceAll(units, "$DIR", a.dir)+l.attach(a, program), 0o600)
 	a.write("authorized_keys", fmt.Sprintf("restrict,command=\"%s agent apply --agent-config %s\" %s\n", program, a.path("agent.yaml"), strings.TrimSpace(line)), 0o600)
 	a.write("sshd_config", strings.Join([]string{
 		"ListenAddress " + address + ":22", "HostKey " + a.path("host_key"), "AuthorizedKeysFile " + a.path("authorized_keys"),
@@ -108,11 +119,15 @@ const (
 )
 
 // newDHCP is a dhcpd that answers known machines only, though each subnet has a range: the range is what an unknown one would get.
-func newDHCP(t *testing.T, ns *testnet.Namespace, address, program string, pools []*pool) *appliance {
+func newDHCP(t *testing.T, ns *testnet.Namespace, address, program string, pools []*pool, l *onBroker) *appliance {
 	t.Helper()
 	dhcpd := testenv.Need(t, "dhcpd")
+	start := "$DIR/start.sh"
+	if l != nil {
+		start = "touch, $DIR/start" // a service is not started inside of the agent's own
+	}
 	a := newAppliance(t, ns, address, program, "  dhcp: {driver: isc-dhcpd, main: $DIR/dhcpd.conf, include: $DIR/"+hostsFile+", dhcpd: "+dhcpd+
-		", pid_file: $DIR/dhcpd.pid, start: [$DIR/start.sh]}\n")
+		", pid_file: $DIR/dhcpd.pid, start: ["+start+"]}\n", l.named("dhcp"))
 	var main strings.Builder
 	main.WriteString("authoritative;\ndefault-lease-time 600;\nshared-network machines {\n")
 	for _, p := range pools {
@@ -136,7 +151,7 @@ func (a *appliance) restarts() int {
 }
 
 // newFirewall forwards nothing by itself, and has a chain of somebody else's.
-func newFirewall(t *testing.T, ns *testnet.Namespace, address, program string, arp bool) *appliance {
+func newFirewall(t *testing.T, ns *testnet.Namespace, address, program string, arp bool, l *onBroker) *appliance {
 	t.Helper()
 	for _, tool := range []string{"iptables-save", "iptables-restore", "conntrack"} {
 		testenv.Need(t, tool)
@@ -145,7 +160,7 @@ func newFirewall(t *testing.T, ns *testnet.Namespace, address, program string, a
 	if arp {
 		announce = ", announce: {interface: wan}"
 	}
-	a := newAppliance(t, ns, address, program, "  firewall: {driver: iptables, rules: $DIR/"+rulesFile+", state: $DIR/firewall, revert_after: 1m"+announce+"}\n")
+	a := newAppliance(t, ns, address, program, "  firewall: {driver: iptables, rules: $DIR/"+rulesFile+", state: $DIR/firewall, revert_after: 1m"+announce+"}\n", l.named("firewall"))
 	for _, rule := range []string{"-P FORWARD DROP", "-N SITE", "-A SITE -p udp --dport 123 -j ACCEPT", "-A FORWARD -j SITE",
 		"-t nat -N SITE", "-t nat -A SITE -s 172.16.0.0/12 -j MASQUERADE", "-t nat -A POSTROUTING -j SITE"} {
 		ns.MustRun(append([]string{"iptables"}, strings.Fields(rule)...)...)
@@ -167,7 +182,7 @@ func (a *appliance) foreign() string {
 }
 
 // newConsoles is a host with the stand-in for xvp, which fetches consoles from a pool; from none it serves a picture.
-func newConsoles(t *testing.T, ns *testnet.Namespace, address, program, pool string) *appliance {
+func newConsoles(t *testing.T, ns *testnet.Namespace, address, program, pool string, l *onBroker) *appliance {
 	t.Helper()
 	start := []string{program, "sim", "xvp", "-c", "$DIR/" + consoleFile, "-p", "$DIR/xvp.pid", "-l", "$DIR/xvp.log", "-listen", address}
 	if pool != "" {
@@ -177,7 +192,7 @@ func newConsoles(t *testing.T, ns *testnet.Namespace, address, program, pool str
 		start[i] = strconv.Quote(word)
 	}
 	a := newAppliance(t, ns, address, program, fmt.Sprintf("  console: {driver: xvp, target: $DIR/%s, program: %s, pid_file: $DIR/xvp.pid, start: [%s]}\n",
-		consoleFile, program, strings.Join(start, ", ")))
+		consoleFile, program, strings.Join(start, ", ")), l.named("console"))
 	a.boot()
 	return a
 }

@@ -74,9 +74,10 @@ type siteConfig struct {
 	// power, when given, is told of every change of a VM's power, in the pool's own goroutine; nil boots simulated guests.
 	power    func(simxapi.Power)
 	address  func(mac string) (string, bool)
-	consoles bool   // fetch consoles from the first pool instead of showing a picture
-	postgres string // DSN on this machine's loopback; "" is SQLite
-	rabbitmq string // URL likewise; "" is the embedded queue
+	consoles bool       // fetch consoles from the first pool instead of showing a picture
+	postgres string     // DSN on this machine's loopback; "" is SQLite
+	rabbitmq string     // URL likewise; "" is the embedded queue
+	agents   *onBroker // reached over the broker; nil is by SSH
 	lease    time.Duration
 	// hostMemory in bytes; 0 is plenty.
 	hostMemory int64
@@ -103,9 +104,9 @@ func newSite(t *testing.T, c siteConfig) *site {
 	if c.consoles {
 		xenapi = s.pools[0].address
 	}
-	s.firewall = newFirewall(t, firewall, firewallAddress, s.program, c.arp)
-	s.dhcp = newDHCP(t, dhcp, dhcpAddress, s.program, s.pools)
-	s.console = newConsoles(t, console, consoleAddress, s.program, xenapi)
+	s.firewall = newFirewall(t, firewall, firewallAddress, s.program, c.arp, c.agents)
+	s.dhcp = newDHCP(t, dhcp, dhcpAddress, s.program, s.pools, c.agents)
+	s.console = newConsoles(t, console, consoleAddress, s.program, xenapi, c.agents)
 	if c.power == nil {
 		s.guests = newGuests(s, c.boot)
 		c.power, c.address = s.guests.power, s.guests.address
@@ -205,14 +206,20 @@ func (s *site) attach(ns *testnet.Namespace) {
 // carry makes a server on this machine's loopback reachable in the manager's namespace, and returns its URL there.
 func (s *site) carry(raw, at string) string {
 	s.t.Helper()
+	return carryInto(s.t, s.manager, raw, at)
+}
+
+// carryInto is carry for any namespace.
+func carryInto(t *testing.T, ns *testnet.Namespace, raw, at string) string {
+	t.Helper()
 	u, err := url.Parse(raw)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	var listener net.Listener
-	s.manager.Do(func() { listener, err = net.Listen("tcp4", at) })
+	ns.Do(func() { listener, err = net.Listen("tcp4", at) })
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var carrying sync.WaitGroup
@@ -226,7 +233,7 @@ func (s *site) carry(raw, at string) string {
 			carrying.Go(func() { carryOne(ctx, conn, target) })
 		}
 	})
-	s.t.Cleanup(func() {
+	t.Cleanup(func() {
 		_ = listener.Close()
 		cancel()
 		carrying.Wait()
@@ -287,6 +294,10 @@ func (s *site) configure(c siteConfig) {
 		b.WriteString(p.config())
 	}
 	member := func(a *appliance, name string) string {
+		if c.agents != nil {
+			secrets["agents.key"] = c.agents.key
+			return fmt.Sprintf("{name: %s-1, address: %s, queue: {agent: %s, key: {file: agents.key}}}", name, a.address, name)
+		}
 		return fmt.Sprintf("{name: %s-1, address: %s, ssh: {address: \"%s:22\", user: root, key: {file: %s.key}, host_key: %q}}", name, a.address, a.address, name, strings.TrimSpace(a.hostKey))
 	}
 	put("groups:\n  - {id: dhcp, unit: dhcp, members: [%s]}", member(s.dhcp, "dhcp"))

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -172,6 +173,17 @@ func (b *Broker) URL(tb testing.TB) string {
 func (b *Broker) TLSURL(tb testing.TB) string {
 	tb.Helper()
 	return b.address("amqps", b.tlsPort, b.vhost(tb))
+}
+
+// OverTLS is one of the broker's addresses as its TLS listener has it.
+func (b *Broker) OverTLS(tb testing.TB, address string) string {
+	tb.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	u.Scheme, u.Host = "amqps", net.JoinHostPort("127.0.0.1", strconv.Itoa(b.tlsPort))
+	return u.String()
 }
 
 // CAFile is the path of the authority's certificate, PEM.
