@@ -187,6 +187,7 @@ func (t *tick) step() *Step {
 		c := t.newCommit()
 		c.Run.Handles = maps.Clone(s.Run.Handles)
 		c.Run.Handles[name] = value
+		t.takeMachine(&c, s)
 		if _, err := t.save(ctx, c); err != nil {
 			return err
 		}

@@ -16,6 +16,8 @@ type Estate struct {
 	Images []string // keys of the post-install catalogue that serve has loaded
 	// Quarantine is how long an address, MAC or console port rests after its machine is gone. 0 means 24 h.
 	Quarantine time.Duration
+	// Monitored machines are told to the site's monitoring.
+	Monitored bool
 }
 
 // Strategy says how a pool's machines reach the world.
@@ -45,6 +47,8 @@ type Pool struct {
 
 	// Installer is where the post-installer's connections come from, as the firewall sees them.
 	Installer []netip.Prefix
+
+	DNS DNS // zero: machines are not named
 }
 
 // Subnet is a network with the ranges that may be given out.
@@ -188,6 +192,7 @@ func (e *Estate) Validate() error {
 		if len(p.Installer) == 0 {
 			c.add(field+".installer", "is missing", "name the addresses the post-installer connects from")
 		}
+		p.DNS.validate(&c, field+".dns")
 	}
 	for i, a := range subnets {
 		for _, b := range subnets[:i] {

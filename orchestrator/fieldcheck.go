@@ -33,16 +33,33 @@ func (c *fieldCheck) label(field, value string) {
 }
 
 func (c *fieldCheck) hostname(field, value string) {
-	if len(value) > 253 {
+	if len(value) > maxHostname {
 		c.add(field, "has more than 253 characters", "shorten it")
-		return
+	} else if problem := hostnameProblem(value); problem != "" {
+		c.add(field, problem, "use 1 to 63 of a-z, 0-9 and - for each label")
+	}
+}
+
+// zone accepts a zone's name without its final dot. RFC 2317 has a / in the first label.
+func (c *fieldCheck) zone(field, value string) {
+	first, rest, _ := strings.Cut(value, ".")
+	if problem := hostnameProblem(strings.ReplaceAll(first, "/", "-") + "." + rest); problem != "" {
+		c.add(field, problem, "write it in lower case without the final dot, such as vm.example.net")
+	}
+}
+
+const maxHostname = 253
+
+func hostnameProblem(value string) string {
+	if len(value) > maxHostname {
+		return "it has more than 253 characters"
 	}
 	for label := range strings.SplitSeq(value, ".") {
 		if problem := labelProblem(label); problem != "" {
-			c.add(field, fmt.Sprintf("its label %q %s", clip(label), problem), "use 1 to 63 of a-z, 0-9 and - for each label")
-			return
+			return fmt.Sprintf("its label %q %s", clip(label), problem)
 		}
 	}
+	return ""
 }
 
 func (c *fieldCheck) between(field string, value, low, high int64, unit string) {

@@ -114,8 +114,8 @@ type Step struct {
 // Handle returns a reference recorded by this step, "" when there is none.
 func (s *Step) Handle(name string) string { return s.Run.Handles[name] }
 
-// Record commits a reference to something outside (a task, a job) before anything waits for it: one commit. An empty value forgets it,
-// without a commit of its own.
+// Record commits a reference to something outside (a task, a job) before anything waits for it, and what the step has set on the machine by
+// then: one commit. An empty value forgets it, without a commit of its own.
 func (s *Step) Record(ctx context.Context, name, value string) error {
 	if value == "" {
 		delete(s.Run.Handles, name)

@@ -37,6 +37,8 @@ type Machine struct {
 
 	PoolWanted string // from the order; "" lets the placement choose
 	Placement  Placement
+	// DNS is what was registered of it, or was about to be: recorded before anything is sent, and cleared when all of it is gone.
+	DNS NameRecord
 
 	VM    string   // XenAPI uuid
 	Disks []string // VDI uuids, recorded before the VM is destroyed

@@ -259,6 +259,46 @@ const (
 	PortSilent PortAnswer = "silent"
 )
 
+// Names publishes machines in the DNS. What it makes it marks with the machine's id, and it takes nothing for the machine's without that
+// mark: a name that somebody else has, or that has lost its mark, is never changed or removed. A server that refuses for good (no such zone,
+// a key that is not allowed) is kind Permanent, one that is away or busy Transient, a lost answer Unknown.
+type Names interface {
+	// EnsureName makes the records of the machine, forward first. A name that is somebody else's is kind Permanent and left as it is.
+	EnsureName(ctx context.Context, machine string, r NameRecord) error
+	// RemoveName removes the records that are the machine's, the pointer first. What is not the machine's stays, without an error.
+	RemoveName(ctx context.Context, machine string, r NameRecord) error
+	// ObserveName asks the server that answers for the zones what it shows.
+	ObserveName(ctx context.Context, machine string, r NameRecord) (NameState, error)
+}
+
+// NameState is how a machine's records stand at the server.
+type NameState struct {
+	Whole bool // every record is there, marked as the machine's
+	Left  bool // some record that is marked as the machine's is there
+}
+
+// Monitoring tells the site's monitoring which machines there are. Hosts are known by the machine's id, so that they are nobody else's. Errors
+// are of the kinds of Names.
+type Monitoring interface {
+	// EnsureHost registers the host, or brings what is registered under its id to these values.
+	EnsureHost(ctx context.Context, h MonitoredHost) error
+	// RemoveHost removes it.
+	RemoveHost(ctx context.Context, machine string) error
+	// ObserveHost reads it; ErrNotFound (wrapped) when there is none.
+	ObserveHost(ctx context.Context, machine string) (MonitoredHost, error)
+}
+
+// MonitoredHost is what monitoring is told of a machine; all of it may be compared.
+type MonitoredHost struct {
+	Machine  string
+	Tenant   string
+	Name     string
+	Hostname string // what the guest calls itself, or its name in the DNS
+	Pool     string
+	Image    string
+	Address  netip.Addr // where the world reaches it
+}
+
 // Vault makes and opens what must not be read in the store.
 type Vault interface {
 	Seal(machine, name string, s Secret) (Sealed, error)

@@ -25,6 +25,8 @@ type Ports struct {
 	Installer  orchestrator.Installer
 	Prober     orchestrator.Prober
 	Vault      orchestrator.Vault
+	Names      orchestrator.Names
+	Monitoring orchestrator.Monitoring
 }
 
 // New is the table.
@@ -57,6 +59,10 @@ func New(p Ports) *orchestrator.Process {
 			Marks:  marks{Check: true, UndoneWith: "create_machine"}},
 		row{From: "post_installed", Step: "open_firewall", To: "rules_opened", Reserve: reserveCustomerRules,
 			Do: awaitGroup(p.Desired, firewallGroup), Undo: uninstall.DropRules(p.Desired)},
-		row{From: "rules_opened", Step: "verify", To: "production_ready", Do: verify(p.Hypervisor, p.Installer, p.Prober), Marks: marks{Check: true}},
+		row{From: "rules_opened", Step: "register_dns", To: "dns_registered", When: named, Do: registerDNS(p.Names),
+			Undo: uninstall.UnregisterDNS(p.Names), Marks: marks{Skip: true}},
+		row{From: "dns_registered", Step: "register_monitoring", To: "monitoring_registered", When: uninstall.Monitored, Do: registerMonitoring(p.Monitoring),
+			Undo: uninstall.UnregisterMonitoring(p.Monitoring), Marks: marks{Skip: true}},
+		row{From: "monitoring_registered", Step: "verify", To: "production_ready", Do: verify(p.Hypervisor, p.Installer, p.Prober), Marks: marks{Check: true}},
 	}}
 }

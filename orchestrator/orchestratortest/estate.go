@@ -9,27 +9,29 @@ import (
 
 // The pools of Estate, one for each network strategy.
 const (
-	PoolNAT    = "pool-a" // behind 1:1 NAT, everything served by us
-	PoolRouted = "pool-b" // routed, its addresses given out by others
+	PoolNAT    = "pool-a" // behind 1:1 NAT, everything served by us, machines in the DNS forward and back
+	PoolRouted = "pool-b" // routed, its addresses given out by others, machines in the DNS without pointers
 )
 
 // Estate has two pools: PoolNAT and PoolRouted.
 func Estate() *orchestrator.Estate {
 	installer := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
 	return &orchestrator.Estate{
-		Images: []string{"debian-12"}, Quarantine: time.Hour,
+		Images: []string{"debian-12"}, Quarantine: time.Hour, Monitored: true,
 		Pools: []orchestrator.Pool{
 			{
 				ID: PoolNAT, Strategy: orchestrator.NAT, Network: "network-a", Images: []string{"debian-12"},
 				Private: subnet("10.0.0"), Public: subnet("198.51.100"), MACPrefix: "02:16:3e",
 				DHCP: []string{"dhcp-a"}, Firewall: []string{"firewall-a"}, Console: []string{"console"},
 				ConsolePorts: orchestrator.PortRange{First: 20000, Last: 20009}, Installer: installer,
+				DNS: orchestrator.DNS{Zone: "vm.example.net", Reverse: []orchestrator.ReverseZone{{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Zone: "100.51.198.in-addr.arpa"}}},
 			},
 			{
 				ID: PoolRouted, Strategy: orchestrator.Routed, Network: "network-b", Images: []string{"debian-12"},
 				Private: subnet("203.0.113"), MACPrefix: "02:16:3e",
 				Firewall: []string{"firewall-b"}, Console: []string{"console"},
 				ConsolePorts: orchestrator.PortRange{First: 20010, Last: 20019}, Installer: installer,
+				DNS: orchestrator.DNS{Zone: "routed.example.net"},
 			},
 		},
 	}

@@ -32,7 +32,7 @@ type Subject struct {
 //   - each row fails for good, before it did anything and after it did everything; the run is canceled, or tried again where there is no
 //     way back;
 //   - the worker dies before, during and after each effect and each commit, and another goes on;
-//   - the request or the answer of each call to the hypervisor is lost, or the request arrives after its caller has given up;
+//   - the request or the answer of each call to the hypervisor, the DNS or monitoring is lost, or the request arrives after its caller has given up;
 //   - the store goes away before and after each commit;
 //   - a cancel, or an order that takes over, comes in after each commit;
 //   - another worker takes the run away before and after each effect, and the first one does not know it;
@@ -200,7 +200,7 @@ func (x *exercise) disturb(t *testing.T, p path) {
 				try("crash", crashAt(point), crashedAt(point))
 				try("zombie", takeAway, fencedOff(point))
 			}
-			if point.IsHypervisor() && point.Moment != During {
+			if (point.IsHypervisor() || point.IsRegistry()) && point.Moment != During {
 				try("lost", lose, func(*testing.T, *Site) {})
 			}
 			if point.Moment == Before && slices.Contains([]string{"StartClone", "StartMachine", "StopMachine"}, point.Call) {

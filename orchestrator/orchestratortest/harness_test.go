@@ -17,8 +17,9 @@ import (
 
 func build(w *orchestratortest.World, d orchestrator.Desired) []*orchestrator.Process {
 	return []*orchestrator.Process{
-		install.New(install.Ports{Hypervisor: w, Desired: d, Installer: w, Prober: orchestratortest.Prober{World: w}, Vault: orchestratortest.Vault{}}),
-		uninstall.New(uninstall.Ports{Hypervisor: w, Desired: d}),
+		install.New(install.Ports{Hypervisor: w, Desired: d, Installer: w, Prober: orchestratortest.Prober{World: w}, Vault: orchestratortest.Vault{},
+			Names: w, Monitoring: w}),
+		uninstall.New(uninstall.Ports{Hypervisor: w, Desired: d, Names: w, Monitoring: w}),
 		reconfigure.New(reconfigure.Ports{Hypervisor: w, Desired: d, Installer: w, Maintainer: w, Prober: orchestratortest.Prober{World: w}}),
 		suspend.New(suspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
 		unsuspend.New(unsuspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),

@@ -1,6 +1,9 @@
 package orchestratortest
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Moment is where in a call something goes wrong.
 type Moment string
@@ -27,10 +30,16 @@ func (p Point) String() string { return fmt.Sprintf("%s_%d_%s", p.Call, p.Nth, p
 // IsEffect reports whether the call changes the world or the store; the others only look.
 func (p Point) IsEffect() bool {
 	switch p.Call {
-	case CommitCall, "StartClone", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ForgetTask", "EnsureJob", "Leave", "ChangeGuest":
+	case CommitCall, "StartClone", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ForgetTask", "EnsureJob", "Leave", "ChangeGuest",
+		"EnsureName", "RemoveName", "EnsureHost", "RemoveHost":
 		return true
 	}
 	return false
+}
+
+// IsRegistry reports whether the call goes to the DNS or to monitoring.
+func (p Point) IsRegistry() bool {
+	return slices.Contains([]string{"EnsureName", "RemoveName", "ObserveName", "EnsureHost", "RemoveHost", "ObserveHost"}, p.Call)
 }
 
 // IsHypervisor reports whether the call goes to the hypervisor.

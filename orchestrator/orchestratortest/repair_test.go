@@ -50,14 +50,23 @@ func ask(t *testing.T, s *orchestratortest.Site, run, verb, step string) {
 // world is what a site has come to, with how often each effect came about left out, and what rests.
 func world(t *testing.T, s *orchestratortest.Site) []string {
 	t.Helper()
-	p := s.Machine().Placement
+	m := s.Machine()
+	p, names := m.Placement, map[string]string{}
+	for name, value := range map[string]string{
+		"(private)": m.Placement.Private.String(), "(public)": m.Placement.Public.String(), "(mac)": m.Placement.MAC,
+		"(port)": fmt.Sprint(m.Placement.ConsolePort), "(pointer)": m.DNS.Pointer,
+	} {
+		if value != "" {
+			names[value] = name
+		}
+	}
 	var lines []string
 	for _, line := range s.Describe() {
 		if strings.Contains(line, " ×") || strings.Contains(line, orchestrator.AddressQuarantine) ||
 			strings.HasPrefix(line, "mac taken: ") && !strings.HasSuffix(line, p.MAC) || strings.HasPrefix(line, "port taken: ") && !strings.HasSuffix(line, fmt.Sprint(p.ConsolePort)) {
 			continue
 		}
-		for what, name := range map[string]string{p.Private.String(): "(private)", p.Public.String(): "(public)", p.MAC: "(mac)", fmt.Sprint(p.ConsolePort): "(port)"} {
+		for what, name := range names {
 			line = strings.ReplaceAll(line, what, name)
 		}
 		lines = append(lines, line)
@@ -329,7 +338,11 @@ func TestSkip(t *testing.T) {
 			s.Settle()
 			if row.Marks.Skip {
 				ended(t, s, run, orchestrator.StatusDone)
-				same(t, s, want)
+				if strings.HasPrefix(row.Step, "register_") { // nothing brings these about later
+					s.Replays()
+				} else {
+					same(t, s, want)
+				}
 				if got := outcomes(t, s, row.Step); !slices.Contains(got, "skipped") || slices.Contains(got, "done") {
 					t.Errorf("%v", got)
 				}
@@ -380,7 +393,7 @@ func TestForcePassesChecksAndNeverEffects(t *testing.T) {
 	})
 	t.Run("effect", func(t *testing.T) {
 		s, run := park(t, "NameMachine")
-		if parked := ended(t, s, run, orchestrator.StatusParked); parked.Request != (orchestrator.Request{}) || parked.State != "rules_opened" {
+		if parked := ended(t, s, run, orchestrator.StatusParked); parked.Request != (orchestrator.Request{}) || parked.State != "monitoring_registered" {
 			t.Errorf("in %s, %v", parked.State, parked.Request)
 		}
 	})
@@ -446,7 +459,7 @@ func TestAnUninstallHasNoRepair(t *testing.T) {
 	}
 	ask(t, s, run, orchestrator.VerbRewind, "close_console")
 	s.Settle()
-	if parked := ended(t, s, run, orchestrator.StatusParked); parked.State != "console_closed" || !strings.Contains(parked.Reason, "is refused") {
+	if parked := ended(t, s, run, orchestrator.StatusParked); parked.State != "monitoring_unregistered" || !strings.Contains(parked.Reason, "is refused") {
 		t.Errorf("in %s: %s", parked.State, parked.Reason)
 	}
 }

@@ -394,7 +394,7 @@ func (s *Site) Events() []orchestrator.Event {
 func (s *Site) Describe() []string {
 	s.Helper()
 	lines := s.World.Describe()
-	for _, effect := range []string{"clone", "start", "stop", "destroy", "job"} {
+	for _, effect := range []string{"clone", "start", "stop", "destroy", "job", "name", "host"} {
 		lines = append(lines, fmt.Sprintf("%s ×%d", effect, s.World.Effects[effect]))
 	}
 	return append(lines, s.describeStore()...)
@@ -404,7 +404,7 @@ func (s *Site) describeStore() []string {
 	s.Helper()
 	m := s.Machine()
 	lines := []string{
-		fmt.Sprintf("machine %s %s, placement %+v, vm %t, %d disks, address %v, identity %t, settings %s, suspension %+v", m.Presence, m.State, m.Placement, m.VM != "", len(m.Disks), m.Address, m.Identity != "",
+		fmt.Sprintf("machine %s %s, placement %+v, dns %q, vm %t, %d disks, address %v, identity %t, settings %s, suspension %+v", m.Presence, m.State, m.Placement, m.DNS.Name, m.VM != "", len(m.Disks), m.Address, m.Identity != "",
 			settings(m), m.Suspension),
 	}
 	runs, err := s.Store.Runs(s.ctx(), orchestrator.RunFilter{Machine: s.machine})

@@ -67,8 +67,8 @@ func TestCommitsOfAnInstall(t *testing.T) {
 			handles++
 		}
 	}
-	// Handles: the clone's task, the start's, the job's id, the guest's identity. Waits: four for an appliance, one for the job.
-	if steps != 11 || handles != 4 || waits != 5 {
+	// Handles: the clone's task, the start's, the job's id, the guest's identity, the name. Waits: four for an appliance, one for the job.
+	if steps != 13 || handles != 5 || waits != 5 {
 		t.Errorf("%d commits of steps, %d of handles, %d of waits", steps, handles, waits)
 	}
 }

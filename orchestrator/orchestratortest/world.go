@@ -14,8 +14,8 @@ import (
 	"slipway/orchestrator"
 )
 
-// World is one site's hypervisors, guests and appliances. It implements orchestrator.Hypervisor and orchestrator.Installer; Prober and
-// Vault are beside it. It moves on only when Advance is called. Not safe for concurrent use.
+// World is one site's hypervisors, guests and appliances. It implements orchestrator.Hypervisor, Installer, Names and Monitoring; Prober
+// and Vault are beside it. It moves on only when Advance is called. Not safe for concurrent use.
 type World struct {
 	// Interrupt is called at every point that a call passes. What it returns is the call's answer: at Before nothing has happened, at
 	// After everything has and the true answer is lost. It may panic with a Crash.
@@ -44,9 +44,12 @@ type World struct {
 	tasks     map[string]*task
 	live      map[string]map[string]json.RawMessage // group → machine → what the appliances carry
 
+	dns       map[string]entry
+	monitored map[string]orchestrator.MonitoredHost
+
 	late []func() // requests that arrive after their caller has given up
 
-	// Effects counts what became real: "clone", "start", "stop", "destroy", "job".
+	// Effects counts what became real: "clone", "start", "stop", "destroy", "job", "name", "host".
 	Effects map[string]int
 	// Violations are things that must never be: two machines with one MAC, a second act while one is under way.
 	Violations []string
@@ -105,6 +108,7 @@ func NewWorld(seed uint64, pools ...orchestrator.Inventory) *World {
 	w := &World{
 		inventory: map[string]orchestrator.Inventory{}, dice: rand.New(rand.NewPCG(seed, 1)), calls: map[string]int{}, tasks: map[string]*task{},
 		live: map[string]map[string]json.RawMessage{}, Effects: map[string]int{},
+		dns: map[string]entry{}, monitored: map[string]orchestrator.MonitoredHost{},
 	}
 	for _, p := range pools {
 		w.inventory[p.Pool] = p
@@ -306,6 +310,7 @@ func (w *World) Describe() []string {
 	if n := w.Pending(); n > 0 {
 		lines = append(lines, fmt.Sprintf("%d tasks under way", n))
 	}
+	lines = append(lines, w.describeRegistry()...)
 	for _, v := range w.Violations {
 		lines = append(lines, "violation: "+v)
 	}

@@ -24,6 +24,8 @@ func commit(t *testing.T, h Harness) {
 		machine.Address, machine.Identity, machine.HostKey = netip.MustParseAddr("10.0.0.10"), "f00d", "ssh-ed25519 NEW"
 		machine.ConsolePassword = orchestrator.Sealed{9, 0, 9}
 		machine.AdministratorPassword, machine.AdministratorAge = orchestrator.Sealed{8, 0}, "-----BEGIN AGE ENCRYPTED FILE-----"
+		machine.DNS = orchestrator.NameRecord{Pool: "pool-b", Zone: "vm.example.net", Name: "web.vm.example.net", Address: netip.MustParseAddr("198.51.1.10"),
+			ReverseZone: "1.51.198.in-addr.arpa", Pointer: "10.1.51.198.in-addr.arpa"}
 		ended := orchestrator.Attempt{Step: "place", From: "queued", To: "placed", Number: 1, Started: b.now, Ended: b.now.Add(time.Second), Outcome: orchestrator.OutcomeDone,
 			Message: "done", Detail: json.RawMessage(`{"a":1}`), Actor: "a#1"}
 		opened := orchestrator.Attempt{Step: "await_guest", From: "started", To: "guest_reachable", Number: 3, Started: b.now.Add(time.Second), Outcome: orchestrator.OutcomeOpen, Actor: "a#1"}
