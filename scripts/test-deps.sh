@@ -4,7 +4,7 @@
 # What is installed already is left alone; nothing is upgraded.
 set -eu
 
-packages="isc-dhcp-server iptables conntrack iproute2 openssh-server openssh-client busybox-static udhcpc
+packages="isc-dhcp-server bind9 iptables conntrack iproute2 openssh-server openssh-client busybox-static udhcpc
 rabbitmq-server postgresql-15 python3-pika python3-os-xenapi python3-winrm openssl chromium nodejs npm procps sudo curl perl fdisk e2fsprogs make gcc libc6-dev"
 
 missing=
