@@ -1,9 +1,11 @@
-// Package schemas holds the JSON Schemas (2020-12) of the messages: what a panel sends and hears. docs/messages.md tells how to use them.
+// Package schemas holds the JSON Schemas (2020-12) of the messages: what a panel sends and hears (docs/messages.md tells how to use them), and of
+// what the site's monitoring is told.
 package schemas
 
 import (
 	"embed"
 	"io/fs"
+	"slices"
 	"strings"
 )
 
@@ -13,7 +15,7 @@ var files embed.FS
 // Suffix of a schema's file.
 const Suffix = ".json"
 
-// Names lists the schemas without suffix, sorted: "event", "order.conflict", … Each but "event" is a message's type without "slipway.".
+// Names lists the schemas without suffix, sorted: those of Messages, "event", which they share, and "monitoring.host".
 func Names() []string {
 	paths, err := fs.Glob(files, "*"+Suffix)
 	if err != nil {
@@ -23,6 +25,11 @@ func Names() []string {
 		paths[i] = strings.TrimSuffix(path, Suffix)
 	}
 	return paths
+}
+
+// Messages lists the schemas of what goes through the queue: each is a message's type without "slipway.".
+func Messages() []string {
+	return slices.DeleteFunc(Names(), func(name string) bool { return name == "event" || strings.HasPrefix(name, "monitoring.") })
 }
 
 // Get returns a schema's text by its name, or by the message type it describes.

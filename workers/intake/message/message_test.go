@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -401,8 +402,8 @@ func TestExamplesAreValid(t *testing.T) {
 			}
 		})
 	}
-	for _, name := range schemas.Names() {
-		if name != "event" && !seen[name] {
+	for _, name := range schemas.Messages() {
+		if !seen[name] {
 			t.Errorf("there is no example of %s", name)
 		}
 	}
@@ -420,7 +421,7 @@ func TestTheDocumentNamesEveryMessageAndField(t *testing.T) {
 		}
 	}
 	for _, name := range schemas.Names() {
-		if name != "event" {
+		if slices.Contains(schemas.Messages(), name) {
 			says("`slipway." + name + "`")
 		}
 		body, _ := schemas.Get(name)
