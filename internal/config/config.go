@@ -38,11 +38,12 @@ type Config struct {
 	Quarantine time.Duration `yaml:"quarantine"` // default 24h
 	Workers    int           `yaml:"workers"`    // runs driven at once; default 64
 	// Lease is how long a worker that died keeps its runs from the others; default 1m.
-	Lease   time.Duration `yaml:"lease"`
-	Notify  Notify        `yaml:"notify"`
-	Console Console       `yaml:"console"`
-	Pools   []Pool        `yaml:"pools"`
-	Groups  []Group       `yaml:"groups"`
+	Lease      time.Duration `yaml:"lease"`
+	Notify     Notify        `yaml:"notify"`
+	Console    Console       `yaml:"console"`
+	Monitoring Monitoring    `yaml:"monitoring"`
+	Pools      []Pool        `yaml:"pools"`
+	Groups     []Group       `yaml:"groups"`
 }
 
 // Queue chooses where orders come from.
@@ -75,6 +76,7 @@ type Pool struct {
 	Console      []string               `yaml:"console"`
 	ConsolePorts orchestrator.PortRange `yaml:"console_ports"`
 	Installer    []Prefix               `yaml:"installer"`
+	DNS          DNS                    `yaml:"dns"`
 }
 
 // XenAPI is how to reach a pool's toolstack.
@@ -297,11 +299,12 @@ func (c *Config) resolve(dir string) {
 		}
 	}
 	abs(&c.StateDir, &c.Socket, &c.Templates, &c.Queue.CAFile, &c.DatabasePassword.File, &c.VaultKey.File, &c.LoginKey.File, &c.Queue.Password.File, &c.Console.Cert, &c.Console.Key.File)
+	abs(&c.Monitoring.Token.File, &c.Monitoring.CAFile)
 	if file, ok := strings.CutPrefix(c.Database, "sqlite:"); ok && file != "" && !filepath.IsAbs(file) {
 		c.Database = "sqlite:" + filepath.Join(dir, file)
 	}
 	for i := range c.Pools {
-		abs(&c.Pools[i].XenAPI.CAFile, &c.Pools[i].XenAPI.Password.File)
+		abs(&c.Pools[i].XenAPI.CAFile, &c.Pools[i].XenAPI.Password.File, &c.Pools[i].DNS.Key.Secret.File)
 		for _, image := range c.Pools[i].Images {
 			if image.WinRM != nil {
 				abs(&image.WinRM.Password.File)
@@ -329,11 +332,12 @@ func (c *Config) resolve(dir string) {
 
 // Estate is what the domain knows of the configuration.
 func (c *Config) Estate(images []string) *orchestrator.Estate {
-	e := &orchestrator.Estate{Images: images, Quarantine: c.Quarantine}
+	e := &orchestrator.Estate{Images: images, Quarantine: c.Quarantine, Monitored: c.Monitoring.URL != ""}
 	for _, p := range c.Pools {
 		pool := orchestrator.Pool{
 			ID: p.ID, Strategy: orchestrator.Strategy(p.Strategy), Network: p.Network, MACPrefix: p.MACPrefix,
 			Private: p.Private.domain(), Public: p.Public.domain(), DHCP: p.DHCP, Firewall: p.Firewall, Console: p.Console, ConsolePorts: p.ConsolePorts,
+			DNS: p.DNS.domain(),
 		}
 		for image := range p.Images {
 			pool.Images = append(pool.Images, image)

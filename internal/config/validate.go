@@ -66,6 +66,7 @@ func (c *Config) Validate() error {
 			add("notify.webhook", "is not a URL", "write one such as https://alerts.example.net/slipway")
 		}
 	}
+	c.Monitoring.validate(add)
 	switch c.Queue.Kind {
 	case "embedded":
 	case "amqp":
@@ -163,6 +164,7 @@ func (c *Config) validateDatabase(add func(field, problem, fix string)) {
 }
 
 func (p Pool) validate(field string, secure bool, add func(field, problem, fix string)) {
+	p.DNS.validate(field+".dns", add)
 	if len(p.XenAPI.Addresses) == 0 {
 		add(field+".xenapi.addresses", "is missing", "name at least one member, such as https://xen1.example.net")
 	}

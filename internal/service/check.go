@@ -100,6 +100,7 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 			}
 		}
 	}
+	tries = append(tries, registrationChecks(cfg)...)
 	if cfg.Notify.Webhook != "" {
 		tries = append(tries, try{"notify.webhook", func(ctx context.Context) (string, error) {
 			request, err := http.NewRequestWithContext(ctx, http.MethodHead, cfg.Notify.Webhook, nil)

@@ -27,6 +27,8 @@ import (
 	"slipway/workers/driver"
 	"slipway/workers/hypervisor/xapi"
 	"slipway/workers/intake"
+	"slipway/workers/monitoring/rest"
+	"slipway/workers/names/rfc2136"
 	"slipway/workers/outbox"
 	"slipway/workers/queue"
 	"slipway/workers/vault"
@@ -65,6 +67,8 @@ type Service struct {
 	notifier   *notifier
 	console    *gateway.Gateway // nil when there is none
 	past       past
+	names      *rfc2136.Client
+	monitoring *rest.Client
 }
 
 // New builds a worker: it opens the database (migrating it) and connects to nothing else yet. Close it, also after Run.
@@ -89,6 +93,12 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	}
 	s.Estate = cfg.Estate(catalogue.Images())
 	if err := s.Estate.Validate(); err != nil {
+		return nil, err
+	}
+	if s.names, err = openNames(cfg); err != nil {
+		return nil, err
+	}
+	if s.monitoring, err = openMonitoring(cfg); err != nil {
 		return nil, err
 	}
 	dsn, err := DatabaseURL(cfg)
@@ -123,9 +133,10 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		return nil, err
 	}
 
-	down := uninstall.New(uninstall.Ports{Hypervisor: s.Xapi, Desired: s.Store})
+	down := uninstall.New(uninstall.Ports{Hypervisor: s.Xapi, Desired: s.Store, Names: s.names, Monitoring: monitor(s.monitoring)})
 	prober := Prober{Dial: dial, Vault: s.Vault, Consoles: consoleHosts(cfg)}
 	up := install.New(install.Ports{
+		Names: s.names, Monitoring: monitor(s.monitoring),
 		Hypervisor: s.Xapi, Desired: s.Store, Installer: installer, Vault: s.Vault,
 		Prober: prober,
 	})
@@ -182,6 +193,9 @@ func (s *Service) Close() {
 		if err := s.carriers.Close(); err != nil {
 			s.log.Debug("close the way to the agents", "error", err)
 		}
+	}
+	if s.monitoring != nil {
+		s.monitoring.Close()
 	}
 	if s.Queue != nil {
 		if err := s.Queue.Close(); err != nil {
