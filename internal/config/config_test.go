@@ -158,6 +158,7 @@ func TestMistakes(t *testing.T) {
 		{"basic in the clear", "state_dir: state", "winrm: {insecure_http: true, basic: true}", "winrm.basic", "choose one"},
 		{"host key that is none", `{debian-12: {host_key: "` + hostKey + `"}}`, "{debian-12: {host_key: ssh-ed25519}}", "pools.pool-a.images.debian-12.host_key", ".pub"},
 		{"mac prefix", "dhcp: [dhcp-a]", "dhcp: [dhcp-a]\n    mac_prefix: zz", "pools.pool-a.mac_prefix", "02:16:3e"},
+		{"delivery of private addresses", "reserved: [10.20.1.1]", "reserved: [10.20.1.1], delivery: arp", "pools.pool-a.private.delivery", "public"},
 		{"delivery", "203.0.113.10 - 203.0.113.250]", "203.0.113.10 - 203.0.113.250], delivery: rip", "pools.pool-a.public.delivery", "routed or arp"},
 		{"strategy", "dhcp: [dhcp-a]", "dhcp: [dhcp-a]\n    strategy: magic", "pools.pool-a.strategy", "nat or routed"},
 		{"ipv6", "prefix: 10.20.0.0/22, gateway: 10.20.0.1", "prefix: 'fd00::/64'", "pools.pool-a.private.prefix", "IPv4"},

@@ -194,6 +194,9 @@ func (p Pool) validate(field string, secure bool, add func(field, problem, fix s
 	if p.Network == "" {
 		add(field+".network", "is missing", "give the uuid of the XenAPI network that machines are on")
 	}
+	if p.Private.Delivery != "" {
+		add(field+".private.delivery", "has no meaning: it says how public addresses get to the firewall", "move it to "+field+".public")
+	}
 	if len(p.Images) == 0 {
 		add(field+".images", "is empty", "name the images this pool has templates for")
 	}
