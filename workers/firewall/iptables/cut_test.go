@@ -19,6 +19,8 @@ func TestCuts(t *testing.T) {
 	web := allow("tcp", "0.0.0.0/0", 80)
 	a, b := customer(idA, privateA, publicA, web), customer(idB, privateB, publicB, web)
 	letsA := customer(idB, privateB, publicB, web, allow("tcp", publicA+"/32", 22))
+	suspended := customer(idA, privateA, publicA)
+	suspended.Phase = orchestrator.PhaseSuspended
 	type entries = []orchestrator.FirewallEntry
 	foreign := labConfig()
 	foreign.Foreign = append(foreign.Foreign, netip.MustParsePrefix("10.0.0.200/32"))
@@ -42,6 +44,8 @@ func TestCuts(t *testing.T) {
 		"whom a neighbour lets in":    {entries{letsA}, entries{a, letsA}, labConfig(), []string{privateA, publicA}},
 		"whom a neighbour let in":     {entries{a, letsA}, entries{letsA}, labConfig(), []string{privateA, publicA}},
 		"a neighbour lets in no more": {entries{a, letsA}, entries{a, b}, labConfig(), []string{privateB}},
+		"suspended":                   {entries{a, b}, entries{suspended, b}, labConfig(), []string{privateA}},
+		"suspended, nothing was open": {entries{customer(idA, privateA, publicA), b}, entries{suspended, b}, labConfig(), []string{privateA}},
 		"only what is foreign":        {entries{a, b}, entries{a, b}, foreign, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
