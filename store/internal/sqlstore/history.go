@@ -100,51 +100,74 @@ func later(a, b orchestrator.Run) bool {
 	return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID)) > 0
 }
 
-// ended picks the newest runs that came to their end, by the index run_done.
-const ended = `WITH ended AS (SELECT r.id, r.machine, r.process, m.image, ` + poolOf + ` AS pool, r.created_at, r.updated_at, r.rewound
-	FROM runs r JOIN machines m ON m.id = r.machine
-	WHERE r.status = 'done' AND r.updated_at >= $1 AND (CAST($2 AS TEXT) = '' OR r.process = $2)
-	AND (CAST($3 AS TEXT) = '' OR ` + poolOf + ` = $3) AND (CAST($4 AS TEXT) = '' OR m.image = $4)
-	ORDER BY r.updated_at DESC, r.id LIMIT $5) `
+// chunk is how many runs' lines one statement reads: few enough that every planner takes the journal's index by machine for them, where it
+// would read the whole journal for many.
+const chunk = 500
 
 // Durations implements orchestrator.History. An operator's lines in the journal are those whose outcome is a verb.
 func (s *Store) Durations(ctx context.Context, f orchestrator.DurationFilter) ([]orchestrator.RunDurations, error) {
+	const op = "store.Durations"
 	limit := f.Limit
 	if limit <= 0 {
 		limit = defaultLimit
 	}
-	args := []any{micros(f.Since), f.Process, f.Pool, f.Image, limit}
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
 	var runs []orchestrator.RunDurations
+	var machines []string // of each
 	at := map[string]int{}
-	err := s.view(ctx, "store.Durations",
-		Stmt{
-			SQL: ended + `SELECT id, process, image, pool, updated_at - created_at, rewound FROM ended ORDER BY updated_at DESC, id`, Args: args,
+	err := s.db.View(ctx, func(tx Tx) error {
+		_, err := tx.Run(ctx, Stmt{ // by the index run_done
+			SQL: `SELECT r.id, r.machine, r.process, m.image, ` + poolOf + `, r.updated_at - r.created_at, r.rewound FROM runs r JOIN machines m ON m.id = r.machine
+				WHERE r.status = 'done' AND r.updated_at >= $1 AND (CAST($2 AS TEXT) = '' OR r.process = $2)
+				AND (CAST($3 AS TEXT) = '' OR ` + poolOf + ` = $3) AND (CAST($4 AS TEXT) = '' OR m.image = $4)
+				ORDER BY r.updated_at DESC, r.id LIMIT $5`,
+			Args: []any{micros(f.Since), f.Process, f.Pool, f.Image, limit},
 			Scan: func(row Row) error {
 				var r orchestrator.RunDurations
+				var machine string
 				var took, rewound int64
-				err := row.Scan(&r.Run, &r.Process, &r.Image, &r.Pool, &took, &rewound)
+				err := row.Scan(&r.Run, &machine, &r.Process, &r.Image, &r.Pool, &took, &rewound)
 				r.Total, r.Repaired = time.Duration(took)*time.Microsecond, rewound > 0
 				at[r.Run] = len(runs)
-				runs = append(runs, r)
+				runs, machines = append(runs, r), append(machines, machine)
 				return err
 			},
-		},
-		Stmt{
-			SQL: ended + `SELECT a.run, a.step, MAX(a.ended) - MIN(a.started), MAX(CASE WHEN a.outcome = 'skipped' THEN 1 ELSE 0 END),
-				MAX(CASE WHEN a.outcome IN ('retry', 'skip', 'force', 'rewind', 'adopt', 'cancel') THEN 1 ELSE 0 END)
-				FROM ended e JOIN attempts a ON a.machine = e.machine AND a.run = e.id WHERE a.undo = 0 GROUP BY a.run, a.step`, Args: args,
-			Scan: func(row Row) error {
-				var run string
-				var step orchestrator.StepDuration
-				var took, skipped, repaired int64
-				if err := row.Scan(&run, &step.Step, &took, &skipped, &repaired); err != nil {
-					return err
-				}
-				step.Took, step.Skipped = max(0, time.Duration(took)*time.Microsecond), skipped == 1
-				r := &runs[at[run]]
-				r.Steps, r.Repaired = append(r.Steps, step), r.Repaired || repaired == 1
-				return nil
-			},
 		})
-	return runs, err
+		if err != nil {
+			return err
+		}
+		var stmts []Stmt
+		for first := 0; first < len(runs); first += chunk {
+			past := min(first+chunk, len(runs))
+			var ids []string
+			for _, r := range runs[first:past] {
+				ids = append(ids, r.Run)
+			}
+			stmts = append(stmts, Stmt{
+				SQL: `SELECT a.run, a.step, MAX(a.ended) - MIN(a.started), MAX(CASE WHEN a.outcome = 'skipped' THEN 1 ELSE 0 END),
+					MAX(CASE WHEN a.outcome IN ('retry', 'skip', 'force', 'rewind', 'adopt', 'cancel') THEN 1 ELSE 0 END)
+					FROM attempts a WHERE a.machine IN {list $1} AND a.run IN {list $2} AND a.undo = 0 GROUP BY a.run, a.step`,
+				Args: []any{list(machines[first:past]), list(ids)},
+				Scan: func(row Row) error {
+					var run string
+					var step orchestrator.StepDuration
+					var took, skipped, repaired int64
+					if err := row.Scan(&run, &step.Step, &took, &skipped, &repaired); err != nil {
+						return err
+					}
+					step.Took, step.Skipped = max(0, time.Duration(took)*time.Microsecond), skipped == 1
+					r := &runs[at[run]]
+					r.Steps, r.Repaired = append(r.Steps, step), r.Repaired || repaired == 1
+					return nil
+				},
+			})
+		}
+		_, err = tx.Run(ctx, stmts...)
+		return err
+	})
+	if err != nil {
+		return nil, s.fail(op, err)
+	}
+	return runs, nil
 }
