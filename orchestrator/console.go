@@ -2,10 +2,14 @@ package orchestrator
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // ErrNotRunning is in the chain of a Display's error when the machine has no screen because it is off.
@@ -30,6 +34,34 @@ var (
 
 // PassHash is the SHA-256 of a pass's 32 random bytes: all that is kept of it.
 type PassHash [32]byte
+
+// MarshalText writes 64 hex digits.
+func (h PassHash) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(h[:])), nil }
+
+// UnmarshalText reads 64 hex digits.
+func (h *PassHash) UnmarshalText(text []byte) error {
+	if n, err := hex.Decode(h[:], text[:min(len(text), 64)]); err != nil || n != len(h) || len(text) != 64 {
+		return errors.New("is not 64 hex digits")
+	}
+	return nil
+}
+
+// MaxViewer is how many characters a viewer's name has at most.
+const MaxViewer = 128
+
+// CheckViewer says what is wrong with a viewer's name, "" when nothing is.
+func CheckViewer(name string) string {
+	n := utf8.RuneCountInString(name)
+	switch {
+	case n == 0:
+		return "is empty"
+	case n > MaxViewer:
+		return fmt.Sprintf("has %d characters", n)
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, isControl):
+		return "holds what cannot be printed"
+	}
+	return ""
+}
 
 // ConsolePass lets one user see one machine's screen. A token is handed out and opens once, for a session; a session is what the user's
 // browser keeps.

@@ -22,6 +22,7 @@ const (
 	EventReconfigured = "slipway.machine.reconfigured"
 	EventSuspended    = "slipway.machine.suspended"
 	EventUnsuspended  = "slipway.machine.unsuspended"
+	EventConsole      = "slipway.console.issued"
 )
 
 // Event is one line of the outbox: committed with what it tells, published afterwards, in the order of Seq for each machine.
@@ -57,6 +58,9 @@ type EventData struct {
 	Source      string   `json:"order_source"`
 	OrderID     string   `json:"order_id"`
 	ConsolePort uint16   `json:"console_port,omitempty"`
+	// slipway.console.issued: the page that the panel's token opens, behind a #, and until when.
+	ConsoleURL     string     `json:"console_url,omitempty"`
+	ConsoleExpires *time.Time `json:"console_expires,omitempty"`
 	// AdministratorAge is the first password of a Windows machine's built-in administrator: an armored age file, encrypted to the order's
 	// SSH keys, and never the password itself.
 	AdministratorAge string      `json:"administrator_password_age,omitempty"`

@@ -19,11 +19,13 @@ const (
 	OrderReconfigure OrderType = "slipway.order.reconfigure"
 	OrderSuspend     OrderType = "slipway.order.suspend"
 	OrderUnsuspend   OrderType = "slipway.order.unsuspend"
+	// OrderConsole asks for a way to a machine's screen. It is answered at once and has no run.
+	OrderConsole OrderType = "slipway.order.console"
 )
 
 // OrderTypes lists every type.
 func OrderTypes() []OrderType {
-	return []OrderType{OrderInstall, OrderUninstall, OrderReconfigure, OrderSuspend, OrderUnsuspend}
+	return []OrderType{OrderInstall, OrderUninstall, OrderReconfigure, OrderSuspend, OrderUnsuspend, OrderConsole}
 }
 
 // Alters reports whether an order changes a finished machine.
@@ -55,6 +57,12 @@ type Order struct {
 	NewConsolePassword bool
 	// Suspend: PowerStop when empty.
 	Power PowerPolicy
+
+	// Console: who will look, from where (zero: from anywhere), and the SHA-256 of the 32 random bytes that open the screen once. The panel
+	// makes these itself, so that no message ever carries them.
+	Viewer     string
+	ViewerFrom netip.Addr
+	TokenHash  PassHash
 }
 
 // Plan is a machine's size.
@@ -110,6 +118,14 @@ func (o Order) Validate() error {
 		o.validateMachine(&c)
 	case OrderReconfigure, OrderSuspend, OrderUnsuspend:
 		o.validateAlteration(&c)
+	case OrderConsole:
+		o.validateMachine(&c)
+		if problem := CheckViewer(o.Viewer); problem != "" {
+			c.add("viewer", problem, fmt.Sprintf("name whoever will look in 1 to %d printable characters", MaxViewer))
+		}
+		if o.TokenHash == (PassHash{}) {
+			c.add("token_sha256", "is missing", "give the SHA-256 of 32 random bytes, as 64 hex digits")
+		}
 	default:
 		c.add("type", fmt.Sprintf("%q is not an order", clip(string(o.Type))), "use one of "+orderTypes())
 	}
@@ -241,6 +257,9 @@ func (o Order) Differences(other Order) []string {
 	add("ssh_keys", slices.Equal(o.SSHKeys, other.SSHKeys))
 	add("new_console_password", o.NewConsolePassword == other.NewConsolePassword)
 	add("power", o.Power == other.Power)
+	add("viewer", o.Viewer == other.Viewer)
+	add("from", o.ViewerFrom == other.ViewerFrom)
+	add("token_sha256", o.TokenHash == other.TokenHash)
 	add("deadline", o.Deadline.Equal(other.Deadline))
 	add("machine", o.Machine == other.Machine)
 	return fields

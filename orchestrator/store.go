@@ -42,6 +42,8 @@ type Intake interface {
 	// that run is asked to cancel in favour of this one (Run.Cancel, Run.Successor, Run.SuccessorID), and a.Run is inserted when it ends.
 	// An order that alters a finished machine finds it likewise, and is FieldErrors when the machine is not finished, has an active run, or,
 	// for a reconfiguration, is suspended or another of the tenant's has the hostname.
+	// A console order finds it likewise, and is FieldErrors when the machine's console is closed or the token was issued before; it commits the
+	// token and EventConsole, with an accepted event's standing.
 	Accept(ctx context.Context, a Acceptance) (Accepted, error)
 	// Refuse commits EventRefused for an order that is malformed, so that its panel hears of it. Repeating it is harmless.
 	Refuse(ctx context.Context, key OrderKey, event Event) error
@@ -55,8 +57,11 @@ type Acceptance struct {
 	// Alter makes the run's Alteration of the machine that the order is about, as it is in the same transaction, and may be called again.
 	// Only for orders that alter one; an error refuses the order and is returned as it is.
 	Alter func(Machine) (Alteration, error) `json:"-"`
-	Actor string
-	Now   time.Time
+	// Page is the page of the machine's console, and PassLife how long a token waits for its viewer. Console only, which begins no run.
+	Page     func(Machine) string `json:"-"`
+	PassLife time.Duration
+	Actor    string
+	Now      time.Time
 }
 
 // Accepted is the answer.

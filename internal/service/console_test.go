@@ -1,8 +1,12 @@
 package service_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +20,8 @@ import (
 	"slipway/internal/config"
 	"slipway/internal/demo"
 	"slipway/internal/testenv"
+	"slipway/orchestrator"
+	"slipway/workers/intake/message"
 )
 
 // finished is a worker with a console gateway and one machine that is ready.
@@ -210,6 +216,33 @@ func reference(t *testing.T, s *demo.Site, machine string) string {
 	return ""
 }
 
+// TestConsoleByOrder: a panel draws the token, orders by its hash, and what it hears opens the screen.
+func TestConsoleByOrder(t *testing.T) {
+	s, client, machine := finished(t)
+	token := bytes.Repeat([]byte{7}, 32)
+	o := orchestrator.Order{Source: "panel", ID: "console-1", Type: orchestrator.OrderConsole, Tenant: "acme", Name: "web-1", Viewer: "ann", TokenHash: sha256.Sum256(token)}
+	m, err := message.EncodeOrder(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var accepted api.Accepted
+	if err := client.Post(t.Context(), "/v1/orders", m.Body, &accepted); err != nil || accepted.Machine != machine || accepted.Run != "" {
+		t.Fatalf("%+v, %v", accepted, err)
+	}
+	page := s.Config.Console.URL + "/m/" + machine + "/"
+	body := `{"token":"` + base64.RawURLEncoding.EncodeToString(token) + `"}`
+	for _, want := range []int{http.StatusOK, http.StatusUnauthorized} {
+		response, err := http.Post(page+"session", "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("the token is answered by %d, want %d", response.StatusCode, want)
+		}
+	}
+}
+
 // TestConsoleThatIsNotThere: a site without a gateway says what to configure.
 func TestConsoleThatIsNotThere(t *testing.T) {
 	s := site(t)
@@ -220,5 +253,12 @@ func TestConsoleThatIsNotThere(t *testing.T) {
 	err := client.Post(t.Context(), "/v1/console/web-1", api.ConsoleAsk{User: "ann"}, nil)
 	if err == nil || !strings.Contains(err.Error(), "console") {
 		t.Errorf("%v", err)
+	}
+	m, err := message.EncodeOrder(orchestrator.Order{Source: "panel", ID: "1", Type: orchestrator.OrderConsole, Tenant: "acme", Name: "web-1", Viewer: "ann", TokenHash: sha256.Sum256(nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Post(t.Context(), "/v1/orders", m.Body, nil); err == nil || !strings.Contains(err.Error(), "console.listen") {
+		t.Errorf("an order for a console: %v", err)
 	}
 }

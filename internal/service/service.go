@@ -162,8 +162,13 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	s.controller = appliance.New(appliance.Config{Store: s.Store, Groups: groups, Holder: s.holder, Log: o.Log, Woken: s.driver.Nudge, Lease: short})
 	s.notifier = newNotifier(cfg.Notify, o.Log)
 	s.publisher = outbox.New(outbox.Config{Store: s.Store, Publish: s.publish, Parked: s.notifier.parked, Holder: s.holder, Log: o.Log, Lease: short})
+	var consoles intake.Consoles // stays nil without a gateway
+	if s.console != nil {
+		consoles = s.console
+	}
 	s.Intake = intake.New(intake.Config{
-		Store: s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log, Installable: installable(catalogue), Changeable: changeable(installer), Administered: administered(catalogue),
+		Consoles: consoles,
+		Store:    s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log, Installable: installable(catalogue), Changeable: changeable(installer), Administered: administered(catalogue),
 		Accepted: func() { s.driver.Nudge(); s.publisher.Nudge() },
 	})
 	return s, nil

@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -114,6 +116,47 @@ func passes(t *testing.T, h Harness) {
 		t.Errorf("%d passes were revoked, one could still open", n)
 	}
 	expect("after an operator's word", redeem("asked", "s8", machine, here), orchestrator.ErrPassRevoked)
+
+	// By order: while there is a console, once by its id and once by its token.
+	ordered := 0
+	order := func(token string) orchestrator.Acceptance {
+		ordered++
+		return orchestrator.Acceptance{
+			Order: orchestrator.Order{Source: "panel", ID: fmt.Sprintf("console-%d", ordered), Type: orchestrator.OrderConsole, Tenant: c.Machine.Tenant,
+				Machine: machine, Viewer: "ann", TokenHash: hash(token)},
+			Run:  orchestrator.Run{ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", ordered)},
+			Page: func(m orchestrator.Machine) string { return "https://console/m/" + m.ID + "/" }, PassLife: time.Minute, Actor: "test", Now: b.now,
+		}
+	}
+	if _, err := b.store.Accept(t.Context(), order("shut")); !errors.As(err, new(orchestrator.FieldErrors)) {
+		t.Errorf("an order for a console that is closed: %v", err)
+	}
+	b.commit(put("three"))
+	a := order("drawn")
+	for _, repeated := range []bool{false, true} {
+		accepted, err := b.store.Accept(t.Context(), a)
+		if err != nil || accepted.Machine != machine || accepted.Repeated != repeated {
+			t.Errorf("%+v, %v; repeated must be %v", accepted, err, repeated)
+		}
+	}
+	if _, err := b.store.Accept(t.Context(), order("drawn")); !errors.As(err, new(orchestrator.FieldErrors)) {
+		t.Errorf("a token that was issued before: %v", err)
+	}
+	events, err := b.store.Unpublished(t.Context(), 1000)
+	must(t, err)
+	told := 0
+	for _, e := range events {
+		if e.Type == orchestrator.EventConsole {
+			told++
+			if !strings.Contains(string(e.Data), `"console_url":"https://console/m/`+machine+`/"`) || !strings.Contains(string(e.Data), `"console_expires":"20`) {
+				t.Errorf("the event says %s", e.Data)
+			}
+		}
+	}
+	if told != 1 {
+		t.Errorf("%d events say that a token was issued", told)
+	}
+	expect("an ordered token", redeem("drawn", "s10", machine, here), nil)
 
 	issue("gone", orchestrator.ConsolePass{}, time.Minute)
 	expect("before it is gone", redeem("gone", "s9", machine, here), nil)

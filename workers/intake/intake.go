@@ -40,13 +40,23 @@ type Config struct {
 	Changeable func(orchestrator.Machine, orchestrator.Order) error
 	// Administered, when set, says of which images a machine gets an administrator's password.
 	Administered func(image string) bool
-	Log          *slog.Logger
-	Accepted     func() // called after a run was committed
-	Now          func() time.Time
+	// Consoles, when set, are the machines' pages at the console gateway; without it orders for a console are refused.
+	Consoles Consoles
+	Log      *slog.Logger
+	Accepted func() // called after a run was committed
+	Now      func() time.Time
 	// Tries is how often this worker tries an order that fails though the database is there; default 8, which takes ten minutes. Pause is
 	// the first one between two, doubled each time up to queue.MaxDelay; default 5 s.
 	Tries int
 	Pause time.Duration
+}
+
+// Consoles is the console gateway, as far as an order needs it.
+type Consoles interface {
+	// Page is a machine's page, which a token behind a # opens.
+	Page(machine string) string
+	// TokenLife is how long a token waits for its viewer.
+	TokenLife() time.Duration
 }
 
 // Intake turns orders into runs. Safe for concurrent use.
@@ -131,6 +141,9 @@ func (i *Intake) check(order orchestrator.Order) error {
 		}
 		return nil
 	}
+	if order.Type == orchestrator.OrderConsole && i.Consoles == nil {
+		all = append(all, orchestrator.FieldError{Field: "type", Problem: "asks for a console, and this site shows none", Fix: "have the operator set console.listen and console.url"})
+	}
 	if i.Installable != nil && order.Type == orchestrator.OrderInstall {
 		if err := collect(i.Installable(order)); err != nil {
 			return err
@@ -174,6 +187,11 @@ func (i *Intake) acceptance(order orchestrator.Order, actor string) (orchestrato
 	if order.Type.Alters() {
 		a.Run = i.Processes[strings.TrimPrefix(string(order.Type), "slipway.order.")].NewRun(newID(), "", order, now)
 		a.Alter = func(m orchestrator.Machine) (orchestrator.Alteration, error) { return i.alter(order, m) }
+		return a, nil
+	}
+	if order.Type == orchestrator.OrderConsole {
+		a.Run.ID, a.PassLife = newID(), i.Consoles.TokenLife()
+		a.Page = func(m orchestrator.Machine) string { return i.Consoles.Page(m.ID) }
 		return a, nil
 	}
 	machine, err := i.machine(order, now)

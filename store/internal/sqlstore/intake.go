@@ -28,6 +28,8 @@ func (s *Store) Accept(ctx context.Context, a orchestrator.Acceptance) (orchestr
 			return i.uninstall()
 		case a.Order.Type.Alters():
 			return i.alter()
+		case a.Order.Type == orchestrator.OrderConsole:
+			return i.console()
 		default:
 			return i.install()
 		}

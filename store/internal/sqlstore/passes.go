@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"time"
@@ -144,4 +145,44 @@ func (c *compiler) revokePasses(group, body string) {
 	c.add(`UPDATE console_passes SET revoked_at = {now} WHERE machine = $1 AND revoked_at = 0 AND EXISTS
 		(SELECT 1 FROM entries e JOIN appliance_groups g ON g.id = e.group_id
 		WHERE e.group_id = $2 AND e.machine = $1 AND e.removed = 0 AND e.body <> $3 AND g.unit = 'console')`, c.commit.Run.Machine, group, body)
+}
+
+// console issues the token of an order. The order's run id is spent for nothing: no run begins.
+func (i *intake) console() error {
+	m, err := i.find("")
+	if err != nil {
+		return err
+	}
+	open := 0
+	err = one(i.ctx, i.tx, `SELECT 1 FROM entries e JOIN appliance_groups g ON g.id = e.group_id WHERE e.machine = $1 AND e.removed = 0 AND g.unit = 'console'`, counted(&open), m.ID)
+	if err != nil {
+		return err
+	}
+	if open == 0 {
+		return i.refuse(fmt.Sprintf("has no console in state %s", m.State), "wait until it has one, or unsuspend it")
+	}
+	issued, o := 0, i.Order
+	var expires time.Time
+	err = one(i.ctx, i.tx, `INSERT INTO console_passes (hash, kind, machine, viewer, address, expires_at, created_at)
+		VALUES ($1, 'token', $2, $3, $4, {now} + CAST($5 AS BIGINT), {now}) ON CONFLICT (hash) DO NOTHING RETURNING expires_at`, func(row Row) error {
+		issued++
+		return row.Scan(intoTime(&expires))
+	}, hash(o.TokenHash), m.ID, o.Viewer, addr(o.ViewerFrom), i.PassLife.Microseconds())
+	if err != nil {
+		return err
+	}
+	if issued == 0 {
+		return orchestrator.FieldErrors{{Field: "token_sha256", Problem: "was issued before", Fix: "draw 32 new random bytes for each order"}}
+	}
+	if err := act(i.ctx, i.tx, i.Actor, "console-issue", m.ID, "for "+strconv.Quote(o.Viewer)+", by order "+o.ID+" of "+o.Source); err != nil {
+		return err
+	}
+	i.answer.Machine = m.ID
+	event, err := i.event(orchestrator.EventConsole, m.ID, orchestrator.EventData{
+		Machine: m.ID, Tenant: m.Tenant, Name: m.Name, ConsoleURL: i.Page(m), ConsoleExpires: &expires, Source: o.Source, OrderID: o.ID,
+	})
+	if err != nil {
+		return err
+	}
+	return one(i.ctx, i.tx, `UPDATE orders SET machine = $3, event = $4 WHERE source = $1 AND id = $2`, nil, o.Source, o.ID, m.ID, event)
 }

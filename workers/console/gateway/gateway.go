@@ -22,8 +22,6 @@ const (
 	DefaultTokenLife  = time.Minute
 	DefaultSessionAge = 8 * time.Hour
 	DefaultCheckEvery = 5 * time.Second
-
-	maxUser = 128 // characters of a user's name
 )
 
 // Store is what the gateway asks of the store.
@@ -99,8 +97,8 @@ type Link struct {
 // if valid; actor is who asked. Errors: FieldErrors for a name that will not do, and those of IssueToken; Permanent when the machine's
 // console is closed.
 func (g *Gateway) Issue(ctx context.Context, machine, user string, from netip.Addr, actor string) (Link, error) {
-	if problem := checkUser(user); problem != "" {
-		return Link{}, orchestrator.FieldErrors{{Field: "user", Problem: problem, Fix: fmt.Sprintf("name the viewer in at most %d printable characters", maxUser)}}
+	if problem := orchestrator.CheckViewer(user); problem != "" {
+		return Link{}, orchestrator.FieldErrors{{Field: "user", Problem: problem, Fix: fmt.Sprintf("name the viewer in 1 to %d printable characters", orchestrator.MaxViewer)}}
 	}
 	m, err := g.cfg.Store.Machine(ctx, machine)
 	if err != nil {
@@ -115,20 +113,14 @@ func (g *Gateway) Issue(ctx context.Context, machine, user string, from netip.Ad
 		return Link{}, err
 	}
 	// Behind the #: browsers keep it to themselves, so that no proxy logs it and no other site is told.
-	return Link{URL: orchestrator.NewSecret(g.cfg.URL.String() + "/m/" + m.ID + "/#" + token), Expires: pass.Expires}, nil
+	return Link{URL: orchestrator.NewSecret(g.Page(m.ID) + "#" + token), Expires: pass.Expires}, nil
 }
 
-func checkUser(user string) string {
-	switch {
-	case user == "":
-		return "is empty"
-	case len([]rune(user)) > maxUser:
-		return fmt.Sprintf("has %d characters", len([]rune(user)))
-	case strings.ToValidUTF8(user, "") != user || strings.ContainsFunc(user, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return "holds what cannot be printed"
-	}
-	return ""
-}
+// Page is a machine's page; a token behind a # opens it.
+func (g *Gateway) Page(machine string) string { return g.cfg.URL.String() + "/m/" + machine + "/" }
+
+// TokenLife is how long a link waits for its user.
+func (g *Gateway) TokenLife() time.Duration { return g.cfg.TokenLife }
 
 // errClosed is why a machine's console does not open while the machine is there.
 var errClosed = errors.New("the machine's console is closed")

@@ -71,7 +71,7 @@ func TestParseInstall(t *testing.T) {
 		SSHKeys:  []string{goodKey},
 		Deadline: time.Date(2030, 1, 31, 12, 0, 0, 0, time.UTC),
 	}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -83,7 +83,7 @@ func TestParseUninstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := orchestrator.Order{Source: "p", ID: "1", Type: orchestrator.OrderUninstall, Tenant: "acme", Machine: machine}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -235,7 +235,7 @@ func TestARefusedOrderSaysWhoSentIt(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s: not refused", name)
 		}
-		if diff := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		if diff := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}
@@ -251,6 +251,10 @@ func TestOrdersAreReadAsTheyWereWritten(t *testing.T) {
 			SSHKeys:  []string{goodKey}, Deadline: time.Date(2031, 2, 3, 4, 5, 6, 7000, time.UTC),
 		},
 		{Source: "cli", ID: "3", Type: orchestrator.OrderUninstall, Tenant: "acme", Name: "web"},
+		{
+			Source: "cli", ID: "4", Type: orchestrator.OrderConsole, Tenant: "acme", Name: "web", Viewer: "ann",
+			ViewerFrom: netip.MustParseAddr("198.51.100.7"), TokenHash: orchestrator.PassHash{1, 31: 255},
+		},
 	} {
 		m, err := message.EncodeOrder(want)
 		if err != nil {
@@ -263,7 +267,7 @@ func TestOrdersAreReadAsTheyWereWritten(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s\n%v", m.Body, err)
 		}
-		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
 			t.Errorf("%s\n%s", m.Body, diff)
 		}
 	}
@@ -302,6 +306,9 @@ func TestEventsMatchTheirSchemas(t *testing.T) {
 		orchestrator.EventStepFailed: with(func(d *orchestrator.EventData) {
 			d.Step, d.Outcome, d.Kind, d.Message, d.Attempt = "place", "failed", orchestrator.Exhausted, "no address left", 1
 		}),
+		orchestrator.EventConsole: {
+			Tenant: "acme", Name: "web-1", ConsoleURL: "https://console.example/m/" + machine + "/", ConsoleExpires: new(time.Date(2030, 1, 1, 12, 1, 0, 0, time.UTC)),
+		},
 		orchestrator.EventConflict: with(func(d *orchestrator.EventData) { *d = orchestrator.EventData{Fields: []string{"plan.vcpus"}} }),
 	} {
 		t.Run(typ, func(t *testing.T) {

@@ -2,9 +2,11 @@ package message
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -144,6 +146,10 @@ type wireData struct {
 
 	NewConsolePassword bool   `json:"new_console_password,omitempty"`
 	Power              string `json:"power,omitempty"`
+
+	Viewer      string `json:"viewer,omitempty"`
+	From        string `json:"from,omitempty"`
+	TokenSHA256 string `json:"token_sha256,omitempty"`
 }
 
 type wirePlan struct {
@@ -183,6 +189,9 @@ func decode(body []byte) (orchestrator.Order, orchestrator.FieldErrors) {
 		Source: w.Source, ID: w.ID, Type: w.Type, Tenant: w.Data.Tenant, Name: w.Data.Name, Machine: w.Data.Machine,
 	}
 	order.NewConsolePassword, order.Power = w.Data.NewConsolePassword, orchestrator.PowerPolicy(w.Data.Power)
+	if w.Type == orchestrator.OrderConsole {
+		d.console(&order, w.Data)
+	}
 	if w.Type != orchestrator.OrderInstall && w.Type != orchestrator.OrderReconfigure {
 		return order, d.problems
 	}
@@ -231,6 +240,20 @@ func (d *decoder) access(order *orchestrator.Order, data wireData) {
 	}
 }
 
+func (d *decoder) console(order *orchestrator.Order, data wireData) {
+	order.Viewer = data.Viewer
+	if data.From != "" {
+		from, err := netip.ParseAddr(data.From)
+		if err != nil {
+			d.problems = append(d.problems, problem("from", "is not an address", "give the viewer's address, or leave it out"))
+		}
+		order.ViewerFrom = from
+	}
+	if order.TokenHash.UnmarshalText([]byte(data.TokenSHA256)) != nil {
+		d.problems = append(d.problems, problem("token_sha256", "is not 64 hex digits", "give the SHA-256 of 32 random bytes"))
+	}
+}
+
 func (d *decoder) integer(field string, n json.Number) int64 {
 	// JSON Schema takes 2.0 for an integer.
 	whole, fraction, _ := strings.Cut(n.String(), ".")
@@ -272,6 +295,12 @@ func EncodeOrder(o orchestrator.Order) (queue.Message, error) {
 	}
 	w.Data.NewConsolePassword, w.Data.Power = o.NewConsolePassword, string(o.Power)
 	w.Data.Hostname, w.Data.SSHKeys = o.Hostname, o.SSHKeys
+	if o.Type == orchestrator.OrderConsole {
+		w.Data.Viewer, w.Data.TokenSHA256 = o.Viewer, hex.EncodeToString(o.TokenHash[:])
+		if o.ViewerFrom.IsValid() {
+			w.Data.From = o.ViewerFrom.String()
+		}
+	}
 	for _, rule := range o.Firewall {
 		wired := wireRule{Protocol: rule.Protocol, Source: rule.Source.String()}
 		for _, p := range rule.Ports {
