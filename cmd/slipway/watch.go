@@ -36,10 +36,10 @@ func (c watchCmd) Run(e *env) error {
 		return err
 	}
 	defer client.Close()
-	w := &watcher{ask: api.Watch{What: c.Machine, Active: wide, Pool: c.Pool}, client: client, patience: c.Patience}
+	w := &watcher{ask: api.Watch{What: c.Machine, Active: wide, Pool: c.Pool}, client: client, patience: c.Patience, forever: c.Follow}
 	show := e.shower()
 	defer show.close()
-	last, err := w.follow(e.ctx, c.Follow, show)
+	last, err := w.follow(e.ctx, show)
 	show.close() // before anything else is said
 	if err != nil {
 		if c.Follow && errors.Is(err, context.Canceled) && e.ctx.Err() != nil {
@@ -61,15 +61,18 @@ type watcher struct {
 	ask      api.Watch
 	client   *api.Client
 	patience time.Duration
+	forever  bool
 }
 
 const (
 	watchPause = 500 * time.Millisecond
 	watchCall  = 20 * time.Second
+	// watchOver is how long a run that is over stays on a board that is watched for ever.
+	watchOver = 15 * time.Minute
 )
 
 // follow shows each answer until all runs are finished, or for ever. Once serve has answered, it may be away for a while.
-func (w *watcher) follow(ctx context.Context, forever bool, show shower) (last api.Board, err error) {
+func (w *watcher) follow(ctx context.Context, show shower) (last api.Board, err error) {
 	var gone time.Time // since when it has not answered
 	for first := true; ; first = false {
 		board, err := w.once(ctx)
@@ -79,7 +82,7 @@ func (w *watcher) follow(ctx context.Context, forever bool, show shower) (last a
 			if err := show.show(last, ""); err != nil {
 				return last, err
 			}
-			if !forever && finished(last) {
+			if !w.forever && finished(last) {
 				return last, nil
 			}
 		case ctx.Err() != nil:
@@ -115,14 +118,14 @@ func (w *watcher) once(ctx context.Context) (board api.Board, err error) {
 	if err := w.client.Post(ctx, "/v1/watch", w.ask, &board); err != nil {
 		return board, err
 	}
-	var machines, runs []string
-	for _, r := range board.Runs {
-		machines, runs = append(machines, r.Machine), append(runs, r.Run.Run)
-	}
-	if w.ask.Active {
-		w.ask.Runs = runs[:min(len(runs), api.MaxWatched)]
-	} else {
-		w.ask.What = machines
+	w.ask.What, w.ask.Machines, w.ask.Runs = nil, nil, nil
+	for _, r := range board.Runs[:min(len(board.Runs), api.MaxWatched)] {
+		switch {
+		case !w.ask.Active:
+			w.ask.Machines = append(w.ask.Machines, r.Machine)
+		case !w.forever || !over(r.Status) || board.Now.Sub(r.Updated) < watchOver:
+			w.ask.Runs = append(w.ask.Runs, r.Run.Run)
+		}
 	}
 	return board, nil
 }

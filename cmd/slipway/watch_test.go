@@ -183,12 +183,39 @@ func TestWatchTellsChangesOnly(t *testing.T) {
 func TestWatchKeepsToWhatItShowed(t *testing.T) {
 	b := newBoards(t, board(at("a", "running", "verify")), board(at("a", "done", "")))
 	watch(t, b, "acme/a")
-	if asked := b.questions(); len(asked) != 2 || asked[0].What[0] != "acme/a" || asked[1].What[0] != "m-a" {
+	if asked := b.questions(); len(asked) != 2 || asked[0].What[0] != "acme/a" || len(asked[1].What) != 0 || asked[1].Machines[0] != "m-a" {
 		t.Errorf("asked %+v", asked)
 	}
 	b = newBoards(t, board(at("a", "running", "verify")), board(at("a", "done", "")))
 	watch(t, b, "--pool", "p")
 	if asked := b.questions(); len(asked) != 2 || asked[1].Pool != "p" || !asked[1].Active || len(asked[1].Runs) != 1 || asked[1].Runs[0] != "r-a" {
+		t.Errorf("asked %+v", asked)
+	}
+}
+
+// A board that is watched for ever does not fill up with what is over.
+func TestFollowForgetsWhatIsLongOver(t *testing.T) {
+	old := at("old", "done", "", func(w *api.Watched) { w.Updated = noon.Add(-watchOver) })
+	b := newBoards(t, board(old, at("a", "done", ""), at("p", "parked", "verify")))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	said, ended := &words{}, make(chan int, 1)
+	go func() {
+		ended <- run(ctx, []string{"--socket", b.socket, "watch", "--all", "--follow"}, strings.NewReader(""), said, said)
+	}()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for range 6000 {
+		if len(b.questions()) > 1 {
+			break
+		}
+		<-tick.C
+	}
+	cancel()
+	if code := <-ended; code != exitOK {
+		t.Errorf("interrupted, it ended with %d: %s", code, said)
+	}
+	if asked := b.questions(); len(asked) < 2 || strings.Join(asked[1].Runs, " ") != "r-a r-p" {
 		t.Errorf("asked %+v", asked)
 	}
 }

@@ -4,13 +4,14 @@ import "time"
 
 // Watch asks for a board: all that one of its parts selects.
 type Watch struct {
-	What   []string `json:"what,omitempty"` // machines, as everywhere: their run that is not over, else the last one
-	Active bool     `json:"active,omitempty"`
-	Pool   string   `json:"pool,omitempty"` // Active: only this pool's
-	Runs   []string `json:"runs,omitempty"` // these, over or not: so that a board keeps what it has shown
+	What     []string `json:"what,omitempty"`     // machines, as everywhere: their run that is not over, else the last one
+	Machines []string `json:"machines,omitempty"` // the same, by their whole ids
+	Active   bool     `json:"active,omitempty"`
+	Pool     string   `json:"pool,omitempty"` // Active: only this pool's
+	Runs     []string `json:"runs,omitempty"` // these, over or not: so that a board keeps what it has shown
 }
 
-// MaxWatched bounds What and Runs each, and the runs of one board.
+// MaxWatched bounds What, Machines and Runs each, and the runs of one board.
 const MaxWatched = 10_000
 
 // Board is how runs stand at one moment.

@@ -21,10 +21,10 @@ func (s *Service) postWatch(r *http.Request) (any, error) {
 	if err := json.NewDecoder(r.Body).Decode(&ask); err != nil {
 		return nil, orchestrator.FieldErrors{{Field: "body", Problem: "is no question for a board", Fix: "see internal/api.Watch"}}
 	}
-	if len(ask.What) > api.MaxWatched || len(ask.Runs) > api.MaxWatched {
+	if max(len(ask.What), len(ask.Machines), len(ask.Runs)) > api.MaxWatched {
 		return nil, orchestrator.FieldErrors{{Field: "what", Problem: "names too many machines", Fix: fmt.Sprintf("name at most %d, or watch a pool", api.MaxWatched)}}
 	}
-	f := orchestrator.WatchFilter{Active: ask.Active, Pool: ask.Pool, Runs: ask.Runs, Steps: guestSteps, Limit: api.MaxWatched + 1}
+	f := orchestrator.WatchFilter{Active: ask.Active, Pool: ask.Pool, Machines: ask.Machines, Runs: ask.Runs, Steps: guestSteps, Limit: api.MaxWatched + 1}
 	if _, ok := s.Estate.PoolByID(ask.Pool); ask.Pool != "" && !ok {
 		return nil, fmt.Errorf("pool %q: %w", ask.Pool, orchestrator.ErrNotFound)
 	}
