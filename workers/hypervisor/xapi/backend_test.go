@@ -268,6 +268,51 @@ func TestTemplateByKeyOrUUIDNeverByName(t *testing.T) {
 	}
 }
 
+// TestLongChainIsCopied: a clone joins its template's chain of disks while that is short.
+func TestLongChainIsCopied(t *testing.T) {
+	w := open(t, sim.Config{})
+	inv, err := w.Inventory(t.Context(), pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vdi xapi.Ref
+	var vbds []xapi.Ref
+	w.call(t, "VM.get_VBDs", &vbds, w.ref(t, "VM", inv.Templates[image]))
+	for _, vbd := range vbds {
+		var disk xapi.Ref
+		if w.call(t, "VBD.get_VDI", &disk, vbd); !disk.IsNull() {
+			vdi = disk
+		}
+	}
+	link := func(child xapi.Ref) (parent xapi.Ref) { // as the storage manager writes it
+		var uuid string
+		w.call(t, "VDI.create", &parent, map[string]any{"name_label": "base copy", "name_description": "", "SR": w.ref(t, "SR", w.sr), "virtual_size": "1048576",
+			"type": "user", "sharable": false, "read_only": false, "other_config": map[string]string{}, "xenstore_data": map[string]string{}, "sm_config": map[string]string{}, "tags": []string{}})
+		w.call(t, "VDI.get_uuid", &uuid, parent)
+		w.call(t, "VDI.add_to_sm_config", nil, child, "vhd-parent", uuid)
+		return parent
+	}
+	end := vdi
+	for range 18 { // nineteen disks
+		end = link(end)
+	}
+	w.clone(t, w.spec(1, 1))
+	if n := w.sim.Calls()["VM.copy"]; n != 0 {
+		t.Errorf("%d copies of a template with a chain of 19", n)
+	}
+	link(end)
+	w.clone(t, w.spec(2, 1))
+	if n := w.sim.Calls()["VM.copy"]; n != 1 {
+		t.Errorf("%d copies of a template with a chain of 20", n)
+	}
+	w.call(t, "VDI.remove_from_sm_config", nil, end, "vhd-parent") // a chain that leads nowhere is as long as it is
+	w.call(t, "VDI.add_to_sm_config", nil, end, "vhd-parent", "99999999-0000-4000-8000-000000000000")
+	w.clone(t, w.spec(3, 1))
+	if n := w.sim.Calls()["VM.copy"]; n != 1 {
+		t.Errorf("%d copies after it was coalesced", n)
+	}
+}
+
 func TestTemplateOnAnotherStorageIsCopied(t *testing.T) {
 	w := open(t, sim.Config{Hosts: 2}) // one storage and one template of the image on each host
 	var all map[xapi.Ref]vmView

@@ -41,7 +41,8 @@ func (p *pool) cloneEnded(task Ref) bool {
 	return was
 }
 
-// StartClone implements orchestrator.Hypervisor. A template whose disks lie on another storage than the machine's is copied there in full.
+// StartClone implements orchestrator.Hypervisor. A template whose disks lie on another storage than the machine's is copied there in full, and
+// so is one whose chain of disks has maxChain links: a clone would add to it.
 func (b *Backend) StartClone(ctx context.Context, spec orchestrator.MachineSpec) (string, error) {
 	p, err := b.refPool("StartClone", spec.MachineRef)
 	if err != nil {
@@ -67,7 +68,14 @@ func (b *Backend) StartClone(ctx context.Context, spec orchestrator.MachineSpec)
 	}
 	name := cloneName(spec.Machine, spec.Run, spec.Attempt)
 	method, args := "VM.clone", []any{template.ref, name}
-	if !template.on(sr) {
+	length, err := p.chain(ctx, template)
+	if err != nil {
+		return "", err
+	}
+	if long := length >= maxChain; long || !template.on(sr) {
+		if long {
+			p.log.WarnContext(ctx, "the template's chain of disks is long: copying it in full; coalesce it or make the template anew", "image", spec.Image, "template", template.rec.UUID, "disks", length)
+		}
 		method, args = "VM.copy", append(args, sr)
 	}
 	return p.inTurn(ctx, template, func() (Ref, error) { return p.client.StartTask(ctx, method, args...) })
@@ -164,9 +172,10 @@ func (p *pool) idleTemplate(ctx, waiting context.Context, q *cloneQueue, templat
 
 // stored is a template and the storages that its disks lie on.
 type stored struct {
-	ref Ref
-	rec vmRecord
-	srs []Ref
+	ref   Ref
+	rec   vmRecord
+	disks []vdiRecord
+	srs   []Ref
 }
 
 // on reports whether all its disks are on the storage.
@@ -206,7 +215,7 @@ func (p *pool) stored(ctx context.Context, ref Ref, rec vmRecord) (stored, error
 	t := stored{ref: ref, rec: rec}
 	disks, err := p.disks(ctx, rec)
 	for _, d := range disks {
-		t.srs = append(t.srs, d.rec.SR)
+		t.disks, t.srs = append(t.disks, d.rec), append(t.srs, d.rec.SR)
 	}
 	return t, err
 }

@@ -68,6 +68,7 @@ type vdiRecord struct {
 	Snapshot    bool              `json:"is_a_snapshot"`
 	VBDs        []Ref             `json:"VBDs"`
 	OtherConfig map[string]string `json:"other_config"`
+	SMConfig    map[string]string `json:"sm_config"`
 }
 
 type vifRecord struct {
