@@ -40,6 +40,9 @@ type Pool struct {
 	Private Subnet // the machines' own network
 	Public  Subnet // 1:1 partners; zero under Routed
 
+	// IPAM names the service that gives out this pool's addresses instead of us; "" is ourselves.
+	IPAM string
+
 	MACPrefix string // e.g. "02:16:3e"; unique to this installation
 
 	DHCP, Firewall, Console []string // group ids; one of each is chosen per machine. No DHCP group: the pool's network is served by others
@@ -156,7 +159,7 @@ func (e *Estate) Validate() error {
 		seen[p.ID] = true
 		switch p.Strategy {
 		case NAT:
-			p.Public.validate(&c, field+".public")
+			p.Public.validate(&c, field+".public", p.IPAM == "")
 			if d := p.Public.Delivery; d != "" && d != DeliveryRouted && d != DeliveryARP {
 				c.add(field+".public.delivery", fmt.Sprintf("%q is unknown", clip(string(d))), "use routed or arp")
 			}
@@ -168,7 +171,7 @@ func (e *Estate) Validate() error {
 		default:
 			c.add(field+".strategy", fmt.Sprintf("%q is unknown", clip(string(p.Strategy))), "use nat or routed")
 		}
-		p.Private.validate(&c, field+".private")
+		p.Private.validate(&c, field+".private", p.IPAM == "")
 		if p.Private.Delivery != "" {
 			c.add(field+".private.delivery", "has a meaning for public addresses alone", "leave it out")
 		}
@@ -207,7 +210,8 @@ func (e *Estate) Validate() error {
 	return c.errs
 }
 
-func (s Subnet) validate(c *fieldCheck, field string) {
+// validate needs ranges where the addresses are ours to give.
+func (s Subnet) validate(c *fieldCheck, field string, ranges bool) {
 	if !s.Prefix.IsValid() {
 		c.add(field+".prefix", "is missing", "write one such as 10.0.0.0/24")
 		return
@@ -219,7 +223,7 @@ func (s Subnet) validate(c *fieldCheck, field string) {
 	if s.Prefix != s.Prefix.Masked() {
 		c.add(field+".prefix", "has bits beyond its length", "write "+s.Prefix.Masked().String())
 	}
-	if len(s.Ranges) == 0 {
+	if ranges && len(s.Ranges) == 0 {
 		c.add(field+".ranges", "is missing", "name the addresses that may be given out, e.g. 10.0.0.10-10.0.0.250")
 	}
 	if s.Gateway.IsValid() && !s.Prefix.Contains(s.Gateway) {

@@ -54,6 +54,10 @@ type PlaceRequest struct {
 	Image   string
 	Plan    Plan
 	Pool    string // "" for any
+	// Looking is a placement that will not be kept: of a pool whose addresses a service gives, they are taken for granted.
+	Looking bool
+	// Given is what the service of Pool gave.
+	Given *Reservation
 }
 
 const gib = 1 << 30
@@ -117,10 +121,13 @@ func (l *Ledger) refusesPool(pool Pool, req PlaceRequest) string {
 	if !slices.Contains(pool.Images, req.Image) || ledger.Templates[req.Image] == "" {
 		return "the pool has no template for " + req.Image
 	}
-	if !l.freeAddress(pool.Private).IsValid() {
+	if pool.IPAM != "" {
+		if req.Given == nil && !req.Looking {
+			return "its address service " + pool.IPAM + " was not asked"
+		}
+	} else if !l.freeAddress(pool.Private).IsValid() {
 		return "no private address is free"
-	}
-	if pool.Strategy == NAT && !l.freeAddress(pool.Public).IsValid() {
+	} else if pool.Strategy == NAT && !l.freeAddress(pool.Public).IsValid() {
 		return "no public address is free"
 	}
 	if len(pool.DHCP) > 0 && l.lightest(pool.DHCP, nil) == "" {
@@ -160,9 +167,19 @@ func (l *Ledger) promise(pool Pool, host, sr string, req PlaceRequest) Placement
 	}
 	ledger.Machines++
 	p := Placement{Pool: pool.ID, Host: host, SR: sr}
-	p.Private = l.takeAddress(pool.Private)
-	if pool.Strategy == NAT {
-		p.Public = l.takeAddress(pool.Public)
+	switch {
+	case pool.IPAM != "" && req.Given != nil:
+		p.Private, p.Public = req.Given.Private, req.Given.Public
+		l.Addresses[p.Private] = true
+		if p.Public.IsValid() {
+			l.Addresses[p.Public] = true
+		}
+	case pool.IPAM != "": // only looking
+	default:
+		p.Private = l.takeAddress(pool.Private)
+		if pool.Strategy == NAT {
+			p.Public = l.takeAddress(pool.Public)
+		}
 	}
 	p.MAC = l.takeMAC(pool.MACPrefix)
 	if len(pool.DHCP) > 0 {

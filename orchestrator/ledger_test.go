@@ -69,6 +69,7 @@ func TestPlacePromisesEverything(t *testing.T) {
 		{Pool: "pool-a", Host: "pool-a-host-2", SR: "pool-a-storage", Weight: 3072},
 		{Pool: "pool-b", Host: "pool-b-host-1", SR: "pool-b-storage", Weight: 3072},
 		{Pool: "pool-b", Host: "pool-b-host-2", SR: "pool-b-storage", Weight: 3072},
+		{Pool: "pool-c", Filter: "its address service corp was not asked"},
 	}, considered); diff != "" {
 		t.Error(diff)
 	}

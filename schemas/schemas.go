@@ -15,7 +15,7 @@ var files embed.FS
 // Suffix of a schema's file.
 const Suffix = ".json"
 
-// Names lists the schemas without suffix, sorted: those of Messages, "event", which they share, and "monitoring.host".
+// Names lists the schemas without suffix, sorted: those of Messages, "event", which they share, "monitoring.host", and those of docs/ipam.md.
 func Names() []string {
 	paths, err := fs.Glob(files, "*"+Suffix)
 	if err != nil {
@@ -29,7 +29,9 @@ func Names() []string {
 
 // Messages lists the schemas of what goes through the queue: each is a message's type without "slipway.".
 func Messages() []string {
-	return slices.DeleteFunc(Names(), func(name string) bool { return name == "event" || strings.HasPrefix(name, "monitoring.") })
+	return slices.DeleteFunc(Names(), func(name string) bool {
+		return name == "event" || strings.HasPrefix(name, "monitoring.") || strings.HasPrefix(name, "ipam.")
+	})
 }
 
 // Get returns a schema's text by its name, or by the message type it describes.

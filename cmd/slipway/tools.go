@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"slipway/internal/config"
 	"slipway/internal/service"
 	"slipway/orchestrator"
 	"slipway/orchestrator/install"
@@ -15,6 +16,7 @@ import (
 	"slipway/orchestrator/uninstall"
 	"slipway/orchestrator/unsuspend"
 	"slipway/schemas"
+	"slipway/sim/ipam"
 	"slipway/sim/winrm"
 	"slipway/sim/xapi"
 	"slipway/sim/xapi/replay"
@@ -108,6 +110,7 @@ func (checkCmd) Run(e *env) error {
 type simCmd struct {
 	Xapi   simXapiCmd   `cmd:"" help:"A XenServer pool: JSON-RPC, XML-RPC, tasks, events, consoles."`
 	WinRM  simWinRMCmd  `cmd:"" name:"winrm" help:"A Windows guest's WinRM: what slipway's own jobs ask of it."`
+	IPAM   simIPAMCmd   `cmd:"" name:"ipam" help:"A naming and address service, as docs/ipam.md describes it; it forgets all at its end."`
 	Replay simReplayCmd `cmd:"" help:"Play recordings of a real toolstack against the XenAPI simulator and print how far they agree."`
 	XVP    simXVPCmd    `cmd:"" name:"xvp" help:"A stand-in for xvp; takes xvp's own options." passthrough:""`
 }
@@ -142,6 +145,29 @@ type simWinRMCmd struct {
 func (c simWinRMCmd) Run(e *env) error {
 	return winrm.Main(e.ctx, winrm.Options{Listen: c.Listen, User: c.User, Password: orchestrator.NewSecret(c.Password), Name: c.Name, TLS: c.TLS,
 		AllowBasic: c.AllowBasic, AllowUnencrypted: c.AllowUnencrypted, Boot: c.Boot, Logger: e.log}, e.stdout)
+}
+
+type simIPAMCmd struct {
+	Listen  string         `help:"HOST:PORT, on loopback." default:"127.0.0.1:8087"`
+	Token   string         `help:"What clients must show; better in the environment." required:"" env:"SLIPWAY_SIM_TOKEN"`
+	Pool    []string       `help:"Pools that it gives addresses of." required:""`
+	Private []config.Range `help:"Ranges FIRST-LAST of private addresses." required:""`
+	Public  []config.Range `help:"Ranges FIRST-LAST of public addresses."`
+}
+
+func (c simIPAMCmd) Run(e *env) error {
+	var p ipam.Pool
+	for _, r := range c.Private {
+		p.Private = append(p.Private, orchestrator.AddressRange(r))
+	}
+	for _, r := range c.Public {
+		p.Public = append(p.Public, orchestrator.AddressRange(r))
+	}
+	pools := map[string]ipam.Pool{}
+	for _, id := range c.Pool {
+		pools[id] = p
+	}
+	return ipam.Main(e.ctx, c.Listen, ipam.New(orchestrator.NewSecret(c.Token), 0, pools), e.stdout)
 }
 
 type simReplayCmd struct {

@@ -42,6 +42,7 @@ type Config struct {
 	Notify     Notify        `yaml:"notify"`
 	Console    Console       `yaml:"console"`
 	Monitoring Monitoring    `yaml:"monitoring"`
+	IPAM       []IPAM        `yaml:"ipam"`
 	Pools      []Pool        `yaml:"pools"`
 	Groups     []Group       `yaml:"groups"`
 }
@@ -61,6 +62,14 @@ type Notify struct {
 	Command []string `yaml:"command"` // run with the parked event on its standard input, no shell
 }
 
+// IPAM is a service of somebody else's that gives out the addresses of the pools that name it.
+type IPAM struct {
+	ID     string `yaml:"id"`
+	URL    string `yaml:"url"` // https, or http on 127.0.0.1
+	Token  Secret `yaml:"token"`
+	CAFile string `yaml:"ca_file"` // default the system's
+}
+
 // Pool is one pool.
 type Pool struct {
 	ID           string                 `yaml:"id"`
@@ -68,6 +77,7 @@ type Pool struct {
 	XenAPI       XenAPI                 `yaml:"xenapi"`
 	Network      string                 `yaml:"network"` // XenAPI network uuid
 	Images       map[string]Image       `yaml:"images"`
+	IPAM         string                 `yaml:"ipam"` // id of the service that gives out its addresses; "" is slipway itself
 	Private      Subnet                 `yaml:"private"`
 	Public       Subnet                 `yaml:"public"`
 	MACPrefix    string                 `yaml:"mac_prefix"` // default 02:16:3e
@@ -311,6 +321,9 @@ func (c *Config) resolve(dir string) {
 			}
 		}
 	}
+	for i := range c.IPAM {
+		abs(&c.IPAM[i].CAFile, &c.IPAM[i].Token.File)
+	}
 	for i := range c.Groups {
 		for id, a := range c.Groups[i].Accounts {
 			abs(&a.Password.File)
@@ -335,7 +348,7 @@ func (c *Config) Estate(images []string) *orchestrator.Estate {
 	e := &orchestrator.Estate{Images: images, Quarantine: c.Quarantine, Monitored: c.Monitoring.URL != ""}
 	for _, p := range c.Pools {
 		pool := orchestrator.Pool{
-			ID: p.ID, Strategy: orchestrator.Strategy(p.Strategy), Network: p.Network, MACPrefix: p.MACPrefix,
+			ID: p.ID, Strategy: orchestrator.Strategy(p.Strategy), IPAM: p.IPAM, Network: p.Network, MACPrefix: p.MACPrefix,
 			Private: p.Private.domain(), Public: p.Public.domain(), DHCP: p.DHCP, Firewall: p.Firewall, Console: p.Console, ConsolePorts: p.ConsolePorts,
 			DNS: p.DNS.domain(),
 		}

@@ -16,6 +16,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"slipway/orchestrator"
+	"slipway/workers/ipam"
 )
 
 // maxLease bounds how long the runs of a worker that died stand still.
@@ -109,9 +110,13 @@ func (c *Config) Validate() error {
 		g.validate(field, add)
 		c.validateQueueMembers(g, field, add)
 	}
+	services := c.validateIPAM(add)
 	for _, p := range c.Pools {
 		field := "pools." + p.ID
 		p.validate(field, !c.WinRM.InsecureHTTP, add)
+		if p.IPAM != "" && !services[p.IPAM] {
+			add(field+".ipam", fmt.Sprintf("%q is not described", clip(p.IPAM)), "describe it under ipam")
+		}
 		for unit, ids := range map[orchestrator.Unit][]string{orchestrator.DHCP: p.DHCP, orchestrator.Firewall: p.Firewall, orchestrator.Console: p.Console} {
 			for _, id := range ids {
 				g, ok := groups[id]
@@ -161,6 +166,28 @@ func (c *Config) validateDatabase(add func(field, problem, fix string)) {
 	case hasPassword(u) || u.Query().Has("password"):
 		add("database", "holds a password", "move it to database_password")
 	}
+}
+
+// validateIPAM returns the services that there are.
+func (c *Config) validateIPAM(add func(field, problem, fix string)) map[string]bool {
+	seen := map[string]bool{}
+	for i, s := range c.IPAM {
+		field := fmt.Sprintf("ipam[%d]", i)
+		switch {
+		case !name.MatchString(s.ID):
+			add(field+".id", fmt.Sprintf("%q is not a name", clip(s.ID)), nameFix)
+		case seen[s.ID]:
+			add(field+".id", fmt.Sprintf("%q is there twice", clip(s.ID)), "give each service a name of its own")
+		}
+		seen[s.ID] = true
+		if _, err := ipam.ParseURL(s.URL); err != nil {
+			add(field+".url", err.Error(), "write one such as https://ipam.example.net")
+		}
+		if s.Token.IsZero() {
+			add(field+".token", "is missing", "say where the service's token is")
+		}
+	}
+	return seen
 }
 
 func (p Pool) validate(field string, secure bool, add func(field, problem, fix string)) {

@@ -91,6 +91,9 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 	}
 	for _, p := range cfg.Pools {
 		tries = append(tries, try{"pool " + p.ID, func(ctx context.Context) (string, error) { return checkPool(ctx, cfg, p, log) }})
+		if p.IPAM != "" {
+			tries = append(tries, try{"pool " + p.ID + " addresses of " + p.IPAM, func(ctx context.Context) (string, error) { return checkIPAM(ctx, cfg, p.ID) }})
+		}
 	}
 	for _, g := range cfg.Groups {
 		for _, m := range g.Members {

@@ -27,6 +27,7 @@ import (
 	"slipway/workers/driver"
 	"slipway/workers/hypervisor/xapi"
 	"slipway/workers/intake"
+	"slipway/workers/ipam"
 	"slipway/workers/monitoring/rest"
 	"slipway/workers/names/rfc2136"
 	"slipway/workers/outbox"
@@ -61,6 +62,7 @@ type Service struct {
 	holder     string
 	committer  *driver.Committer
 	driver     *driver.Driver
+	addresses  ipam.Pools // by pool; those that give out their addresses by a service
 	carriers   *carriers
 	controller *appliance.Controller
 	publisher  *outbox.Publisher
@@ -133,11 +135,14 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		return nil, err
 	}
 
+	if s.addresses, err = openIPAM(cfg); err != nil {
+		return nil, err
+	}
 	down := uninstall.New(uninstall.Ports{Hypervisor: s.Xapi, Desired: s.Store, Names: s.names, Monitoring: monitor(s.monitoring)})
 	prober := Prober{Dial: dial, Vault: s.Vault, Consoles: consoleHosts(cfg)}
 	up := install.New(install.Ports{
 		Names: s.names, Monitoring: monitor(s.monitoring),
-		Hypervisor: s.Xapi, Desired: s.Store, Installer: installer, Vault: s.Vault,
+		Hypervisor: s.Xapi, Desired: s.Store, Installer: installer, Vault: s.Vault, Addresses: s.addresses, Rooms: s.Store,
 		Prober: prober,
 	})
 	processes := append([]*orchestrator.Process{up, down}, s.alterations(installer, prober)...)
@@ -241,6 +246,7 @@ func (s *Service) Run(ctx context.Context) error {
 	serving.Go(func() { s.publisher.Run(ctx) })
 	serving.Go(func() { s.notifier.run(ctx) })
 	serving.Go(func() { s.housekeep(ctx) })
+	serving.Go(func() { s.sweepAddresses(ctx) })
 	serving.Go(func() { fail("queue", s.Queue.Orders(ctx, s.Config.Queue.Prefetch, s.Intake.Handle)) })
 	serving.Go(func() { fail("socket", s.serveAPI(ctx)) })
 	if s.console != nil && s.Config.Console.Listen != "" {

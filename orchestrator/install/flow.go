@@ -27,6 +27,9 @@ type Ports struct {
 	Vault      orchestrator.Vault
 	Names      orchestrator.Names
 	Monitoring orchestrator.Monitoring
+	// Addresses and Rooms are used for pools whose addresses a service gives; both may be nil where there are none.
+	Addresses orchestrator.Addresses
+	Rooms     orchestrator.Rooms
 }
 
 // New is the table.
@@ -37,7 +40,7 @@ func New(p Ports) *orchestrator.Process {
 		marks  = orchestrator.Marks
 	)
 	return &orchestrator.Process{Name: Name, Cancelable: true, Rows: []orchestrator.Row{
-		row{From: "queued", Step: "place", To: "placed", Do: place, Undo: releasePlacement},
+		row{From: "queued", Step: "place", To: "placed", Do: place(p.Addresses, p.Rooms), Undo: releasePlacement},
 		row{From: "placed", Step: "create_machine", To: "machine_created", Do: createMachine(p.Hypervisor),
 			Undo: unmakeMachine(p.Hypervisor), Policy: policy{Timeout: 5 * time.Minute, Budget: 2 * time.Hour}, Marks: marks{Adopt: true}},
 		// The pair stays the machine's until it is recorded absent: undoing the binding is releasePlacement's.

@@ -7,13 +7,14 @@ import (
 	"slipway/orchestrator"
 )
 
-// The pools of Estate, one for each network strategy.
+// The pools of Estate: one for each network strategy, and one for each way to come by addresses.
 const (
 	PoolNAT    = "pool-a" // behind 1:1 NAT, everything served by us, machines in the DNS forward and back
 	PoolRouted = "pool-b" // routed, its addresses given out by others, machines in the DNS without pointers
+	PoolIPAM   = "pool-c" // as PoolNAT, and a service of somebody else's chooses the addresses
 )
 
-// Estate has two pools: PoolNAT and PoolRouted.
+// Estate has these three pools.
 func Estate() *orchestrator.Estate {
 	installer := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
 	return &orchestrator.Estate{
@@ -33,6 +34,12 @@ func Estate() *orchestrator.Estate {
 				ConsolePorts: orchestrator.PortRange{First: 20010, Last: 20019}, Installer: installer,
 				DNS: orchestrator.DNS{Zone: "routed.example.net"},
 			},
+			{
+				ID: PoolIPAM, Strategy: orchestrator.NAT, Network: "network-c", Images: []string{"debian-12"}, IPAM: "corp",
+				Private: unranged("10.1.0"), Public: unranged("192.0.2"), MACPrefix: "02:16:3e",
+				DHCP: []string{"dhcp-a"}, Firewall: []string{"firewall-a"}, Console: []string{"console"},
+				ConsolePorts: orchestrator.PortRange{First: 20020, Last: 20029}, Installer: installer,
+			},
 		},
 	}
 }
@@ -42,6 +49,13 @@ func subnet(net string) orchestrator.Subnet {
 		Prefix: netip.MustParsePrefix(net + ".0/24"), Gateway: netip.MustParseAddr(net + ".1"),
 		Ranges: []orchestrator.AddressRange{{First: netip.MustParseAddr(net + ".10"), Last: netip.MustParseAddr(net + ".19")}},
 	}
+}
+
+// unranged is a subnet whose addresses are a service's to give.
+func unranged(net string) orchestrator.Subnet {
+	s := subnet(net)
+	s.Ranges = nil
+	return s
 }
 
 // Groups are the appliances of Estate.
@@ -57,7 +71,7 @@ func Groups() []orchestrator.Group {
 // Inventories are what the pools of Estate have: two hosts with room for four machines of 1 GiB each, and one shared storage.
 func Inventories() []orchestrator.Inventory {
 	var all []orchestrator.Inventory
-	for _, pool := range []string{PoolNAT, PoolRouted} {
+	for _, pool := range []string{PoolNAT, PoolRouted, PoolIPAM} {
 		hosts := []string{pool + "-host-1", pool + "-host-2"}
 		all = append(all, orchestrator.Inventory{
 			Pool: pool, Templates: map[string]string{"debian-12": pool + "-template"}, MACs: []string{"02:16:3e:00:00:00"},

@@ -20,7 +20,10 @@ type Subject struct {
 	// Over are processes that may be ordered at any moment of this one and take over.
 	Over []string
 	// Pool of Estate in which all of it happens; rows that the pool's network has no use for are skipped there. "" is PoolNAT.
-	Pool     string
+	Pool string
+	// Until names a call: what is disturbed ends with the first of that name, for a pool that differs from another in its first rows only.
+	// "" is all.
+	Until    string
 	Build    Builder
 	NewStore func(testing.TB) Store // empty, its schema in place; closed by the caller's cleanup
 }
@@ -41,6 +44,11 @@ func Exercise(t *testing.T, subject Subject) {
 	x := &exercise{Subject: subject}
 	forward := path{name: "forward", begin: func(s *Site) string { return s.Begin(subject.Process) }}
 	x.disturb(t, forward)
+	if subject.Until != "" {
+		t.Run("cancel", func(t *testing.T) { x.interrupt(t, forward, "", x.cancelable(t)) })
+		t.Run("random", func(t *testing.T) { x.random(t, forward) })
+		return
+	}
 	t.Run("history", func(t *testing.T) { x.history(t, forward) })
 	t.Run("fail", x.fail)
 	t.Run("cancel", func(t *testing.T) { x.interrupt(t, forward, "", x.cancelable(t)) })
@@ -132,6 +140,9 @@ func (x *exercise) walk(t *testing.T, p path) walked {
 		}
 	}
 	s.Settle()
+	if at := slices.IndexFunc(w.points, func(p Point) bool { return p.Call == x.Until }); at >= 0 {
+		w.own = min(w.own, at)
+	}
 	if s.Run(run).Status.Active() || w.own == 0 || w.own > len(w.points) {
 		t.Fatalf("the undisturbed run does not end:\n%s", strings.Join(s.Journal(), "\n"))
 	}
@@ -205,6 +216,9 @@ func (x *exercise) disturb(t *testing.T, p path) {
 			}
 			if point.Moment == Before && slices.Contains([]string{"StartClone", "StartMachine", "StopMachine"}, point.Call) {
 				try("late", func(*Site, string) error { return ErrLate }, func(*testing.T, *Site) {})
+			}
+			if point.Call == "Reserve" {
+				try("outage", noAnswer, func(*testing.T, *Site) {})
 			}
 			if point.Call == CommitCall {
 				try("away", goAway, func(*testing.T, *Site) {})
@@ -281,6 +295,11 @@ func crashedAt(p Point) func(*testing.T, *Site) {
 
 func lose(*Site, string) error {
 	return orchestrator.Errorf("world", orchestrator.Unknown, "the connection was lost")
+}
+
+// noAnswer is a service that is away: with nothing done before, with everything done after.
+func noAnswer(*Site, string) error {
+	return orchestrator.Errorf("Reserve", orchestrator.Transient, "no answer")
 }
 
 func goAway(*Site, string) error {
@@ -465,6 +484,7 @@ func (x *exercise) gone(s *Site, run string, before []string) {
 func (s *Site) nothingLeft(before []string) {
 	s.Helper()
 	s.Replays()
+	s.nothingReserved()
 	if diff := difference(before, s.remains()); diff != "" {
 		s.Errorf("something is left (- before, + now):\n%s\njournal:\n%s", diff, strings.Join(s.Journal(), "\n"))
 	}
@@ -494,12 +514,16 @@ func (x *exercise) interrupt(t *testing.T, p path, over string, unwinds bool) {
 	undisturbed := x.walk(t, p)
 	commits := 0
 	empty := NewSite(t, 1, x.NewStore(t), x.Build).empty()
-	for _, point := range undisturbed.points {
+	broken := 0 // so many of them are disturbed
+	for n, point := range undisturbed.points {
 		if point.Call == CommitCall && point.Moment == After {
 			commits++
+			if x.Until == "" || n < undisturbed.own {
+				broken = commits
+			}
 		}
 	}
-	for n := range commits {
+	for n := range broken {
 		t.Run(fmt.Sprintf("after_commit_%d", n+1), func(t *testing.T) {
 			t.Parallel()
 			s := x.site(t, 1)

@@ -18,12 +18,18 @@ import (
 func build(w *orchestratortest.World, d orchestrator.Desired) []*orchestrator.Process {
 	return []*orchestrator.Process{
 		install.New(install.Ports{Hypervisor: w, Desired: d, Installer: w, Prober: orchestratortest.Prober{World: w}, Vault: orchestratortest.Vault{},
-			Names: w, Monitoring: w}),
+			Names: w, Monitoring: w, Addresses: w.Service, Rooms: rooms(d)}),
 		uninstall.New(uninstall.Ports{Hypervisor: w, Desired: d, Names: w, Monitoring: w}),
 		reconfigure.New(reconfigure.Ports{Hypervisor: w, Desired: d, Installer: w, Maintainer: w, Prober: orchestratortest.Prober{World: w}}),
 		suspend.New(suspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
 		unsuspend.New(unsuspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
 	}
+}
+
+// rooms is the store, which a harness that only reads the table leaves out.
+func rooms(d orchestrator.Desired) orchestrator.Rooms {
+	r, _ := d.(orchestrator.Rooms)
+	return r
 }
 
 // stores makes SQLite stores, each a copy of one that was migrated once.
@@ -85,6 +91,11 @@ func TestSuspend(t *testing.T) {
 
 func TestUnsuspend(t *testing.T) {
 	orchestratortest.Exercise(t, orchestratortest.Subject{Process: unsuspend.Name, Pool: orchestratortest.PoolNAT, Given: []string{install.Name, suspend.Name}, Over: []string{uninstall.Name}, Build: build, NewStore: stores(t)})
+}
+
+// Where a service gives the addresses, place is another step; from the clone on nothing differs.
+func TestInstallWithAddressService(t *testing.T) {
+	orchestratortest.Exercise(t, orchestratortest.Subject{Process: install.Name, Pool: orchestratortest.PoolIPAM, Until: "StartClone", Build: build, NewStore: stores(t)})
 }
 
 // fastDir is in memory where the machine has such a place: what is proven here does not need a disk, and hundreds of stores do not wait for one.

@@ -31,7 +31,7 @@ func (p Point) String() string { return fmt.Sprintf("%s_%d_%s", p.Call, p.Nth, p
 func (p Point) IsEffect() bool {
 	switch p.Call {
 	case CommitCall, "StartClone", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ForgetTask", "EnsureJob", "Leave", "ChangeGuest",
-		"EnsureName", "RemoveName", "EnsureHost", "RemoveHost":
+		"EnsureName", "RemoveName", "EnsureHost", "RemoveHost", "Reserve":
 		return true
 	}
 	return false

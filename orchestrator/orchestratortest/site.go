@@ -267,6 +267,7 @@ func (s *Site) Pass() {
 	s.Helper()
 	s.Now = s.Now.Add(time.Second)
 	s.World.Advance()
+	s.sweep()
 	s.must(s.World.Apply(s.ctx(), s.Store))
 }
 
@@ -397,6 +398,7 @@ func (s *Site) Describe() []string {
 	for _, effect := range []string{"clone", "start", "stop", "destroy", "job", "name", "host"} {
 		lines = append(lines, fmt.Sprintf("%s ×%d", effect, s.World.Effects[effect]))
 	}
+	lines = append(lines, s.describeReservations()...)
 	return append(lines, s.describeStore()...)
 }
 

@@ -35,6 +35,9 @@ type World struct {
 	// Culprit names entries that break their appliance's file, and the line that the tool says; "" is a good one.
 	Culprit func(orchestrator.Entry) string
 
+	// Service gives out the addresses of the pools that say so.
+	Service *Service
+
 	inventory map[string]orchestrator.Inventory
 	dice      *rand.Rand
 	ids       int
@@ -113,6 +116,7 @@ func NewWorld(seed uint64, pools ...orchestrator.Inventory) *World {
 	for _, p := range pools {
 		w.inventory[p.Pool] = p
 	}
+	w.Service = &Service{World: w, estate: Estate(), kept: map[string]map[string]orchestrator.Reservation{}}
 	return w
 }
 
