@@ -74,9 +74,9 @@ type siteConfig struct {
 	// power, when given, is told of every change of a VM's power, in the pool's own goroutine; nil boots simulated guests.
 	power    func(simxapi.Power)
 	address  func(mac string) (string, bool)
-	consoles bool       // fetch consoles from the first pool instead of showing a picture
-	postgres string     // DSN on this machine's loopback; "" is SQLite
-	rabbitmq string     // URL likewise; "" is the embedded queue
+	consoles bool      // fetch consoles from the first pool instead of showing a picture
+	postgres string    // DSN on this machine's loopback; "" is SQLite
+	rabbitmq string    // URL likewise; "" is the embedded queue
 	agents   *onBroker // reached over the broker; nil is by SSH
 	lease    time.Duration
 	// hostMemory in bytes; 0 is plenty.
