@@ -61,6 +61,7 @@ type cli struct {
 	Machine machineCmd `cmd:"" help:"Of a machine: its first administrator's password."`
 	IP      ipCmd      `cmd:"" name:"ip" help:"Addresses: list, mark as foreign, free."`
 	Pool    poolCmd    `cmd:"" help:"Pools and their room."`
+	Names   namesCmd   `cmd:"" help:"Compare the DNS with the machines: what carries a mark and should not, and what is missing."`
 	Foreign foreignCmd `cmd:"" help:"What is reserved as somebody else's: list, free."`
 
 	Appliance applianceCmd `cmd:"" help:"Appliances as they are: scan for what is not slipway's."`
