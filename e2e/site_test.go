@@ -52,8 +52,9 @@ type site struct {
 	fw                      *testnet.Namespace
 	pools                   []*pool
 	dhcp, firewall, console *appliance
-	template, templateLine  string  // the templates' host key, private and public
-	login, loginLine        string  // the installer's key
+	template, templateLine  string // the templates' host key, private and public
+	login, loginLine        string // the installer's key
+	vaultKey                string
 	database, broker        string  // as serve reaches them; "" are SQLite and the embedded queue
 	dsn                     string  // as the test reaches the database
 	guests                  *guests // the simulated ones
@@ -266,8 +267,9 @@ func (s *site) configure(c siteConfig) {
 	s.t.Helper()
 	var b strings.Builder
 	put := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	s.vaultKey = vault.NewKey().Reveal()
 	secrets := map[string]string{
-		"vault.key": vault.NewKey().Reveal(), "login.key": s.login,
+		"vault.key": s.vaultKey, "login.key": s.login,
 		"firewall.key": s.firewall.key, "dhcp.key": s.dhcp.key, "console.key": s.console.key,
 	}
 	put("vault_key: {file: vault.key}\nlogin_key: {file: login.key}\nquarantine: 24h\nlease: %s", orDefault(c.lease, time.Minute))

@@ -353,6 +353,9 @@ func (c *counter) consoles(consoles []Console) {
 			c.leak("console: port %d for VM %s belongs to no machine", line.Port, line.VM)
 			continue
 		}
+		if m.Suspension.Power != "" {
+			c.leak("console: machine %s is suspended and has port %d", m.ID, line.Port)
+		}
 		c.once("console "+m.ID, "console: machine %s has a second line", m.ID)
 	}
 }

@@ -306,3 +306,17 @@ func (Vault) Open(machine, name string, s orchestrator.Sealed) (orchestrator.Sec
 	}
 	return orchestrator.NewSecret(string(value)), nil
 }
+
+// PowerOff stops the machine's VM behind everybody's back, as its customer may.
+func (w *World) PowerOff(machine string) {
+	for _, v := range w.of(machine) {
+		v.power, v.host, v.up = "halted", "", 0
+	}
+}
+
+// ShutDoor takes the maintainer's way in out of the machine's guest, as its customer may.
+func (w *World) ShutDoor(machine string) {
+	for _, v := range w.of(machine) {
+		v.guest.door = false
+	}
+}

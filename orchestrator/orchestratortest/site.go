@@ -149,6 +149,20 @@ func (s *Site) commit(ctx context.Context, c orchestrator.Commit) orchestrator.C
 // Begin orders a run of a process: "install" makes a machine, any other process is about the machine that is there. A refusal is fatal.
 func (s *Site) Begin(process string) (run string) {
 	s.Helper()
+	run, err := s.begin(process)
+	s.must(err)
+	return run
+}
+
+// Order is Begin for an order that may be refused.
+func (s *Site) Order(process string) error {
+	s.Helper()
+	_, err := s.begin(process)
+	return err
+}
+
+func (s *Site) begin(process string) (run string, err error) {
+	s.Helper()
 	s.orders++
 	p := s.Process(process)
 	o := orchestrator.Order{Source: "panel", ID: fmt.Sprintf("order-%d", s.orders), Type: orchestrator.OrderUninstall, Tenant: "acme", Machine: s.machine}
@@ -165,9 +179,8 @@ func (s *Site) Begin(process string) (run string) {
 		a.Alter = func(m orchestrator.Machine) (orchestrator.Alteration, error) { return o.Alteration(m, newPassword) }
 	}
 	a.Order, a.Run = o, p.NewRun(run, a.Machine.ID, o, s.Now)
-	_, err := s.Store.Accept(s.ctx(), a)
-	s.must(err)
-	return run
+	_, err = s.Store.Accept(s.ctx(), a)
+	return run, err
 }
 
 // altering is an order for a process about a finished machine. A reconfiguration changes everything that it can.

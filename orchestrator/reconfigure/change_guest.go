@@ -15,8 +15,8 @@ func changeGuest(h orchestrator.Hypervisor, i orchestrator.Installer, m orchestr
 	}
 }
 
-// changeBack gives it the former ones again. A guest that was never reached was never changed: where it is off it stays off, and the
-// machine's row says what it has.
+// changeBack gives it the former ones again. A guest that was never reached was never changed. One that can be reached no more, because it is
+// off or its customer has shut the way in, keeps what it has, and the machine's row says so: a way back that waits for a customer is none.
 func changeBack(h orchestrator.Hypervisor, i orchestrator.Installer, m orchestrator.Maintainer) act {
 	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
 		if s.Run.Successor != "" {
@@ -25,7 +25,12 @@ func changeBack(h orchestrator.Hypervisor, i orchestrator.Installer, m orchestra
 		if s.Handle(handleEntered) == "" && s.Run.State != "guest_changed" {
 			return orchestrator.Finished("the guest was not changed")
 		}
-		return apply(ctx, h, i, m, s, wanted(s), former(s))
+		outcome, err := apply(ctx, h, i, m, s, wanted(s), former(s))
+		if orchestrator.KindOf(err) == orchestrator.Permanent {
+			s.Machine.Hostname, s.Machine.SSHKeys = wanted(s).Hostname, wanted(s).SSHKeys
+			return orchestrator.Finished("the guest keeps its new keys and hostname: %s", err)
+		}
+		return outcome, err
 	}
 }
 
@@ -37,7 +42,8 @@ func apply(ctx context.Context, h orchestrator.Hypervisor, i orchestrator.Instal
 	if err != nil {
 		return orchestrator.Outcome{}, err
 	}
-	if s.Handle(handleEntered) == "" {
+	first := s.Handle(handleEntered) == ""
+	if first {
 		if err := s.Record(ctx, handleEntered, "yes"); err != nil {
 			return orchestrator.Outcome{}, err
 		}
@@ -49,7 +55,11 @@ func apply(ctx context.Context, h orchestrator.Hypervisor, i orchestrator.Instal
 	if s.Run.Alteration.ChangesKeys() {
 		change.Drop, change.Keys = from.SSHKeys, to.SSHKeys
 	}
-	if err := m.ChangeGuest(ctx, guest, change); err != nil {
+	err = m.ChangeGuest(ctx, guest, change)
+	if first && orchestrator.KindOf(err) == orchestrator.Permanent {
+		delete(s.Run.Handles, handleEntered) // it was not let in: nothing has changed
+	}
+	if err != nil {
 		return orchestrator.Outcome{}, err
 	}
 	s.Machine.Hostname, s.Machine.SSHKeys = to.Hostname, to.SSHKeys

@@ -41,6 +41,7 @@ func Exercise(t *testing.T, h Harness) {
 	for name, test := range map[string]func(*testing.T, Harness){
 		"Intake":      intake,
 		"Uninstall":   uninstall,
+		"Alter":       alter,
 		"Claims":      claims,
 		"Fencing":     fencing,
 		"Commit":      commit,

@@ -362,6 +362,8 @@ func TestSchemasRefuseEventsThatLackSomething(t *testing.T) {
 func TestEveryMessageHasASchema(t *testing.T) {
 	for _, typ := range []string{
 		string(orchestrator.OrderInstall), string(orchestrator.OrderUninstall),
+		string(orchestrator.OrderReconfigure), string(orchestrator.OrderSuspend), string(orchestrator.OrderUnsuspend),
+		orchestrator.EventReconfigured, orchestrator.EventSuspended, orchestrator.EventUnsuspended,
 		orchestrator.EventAccepted, orchestrator.EventWaiting, orchestrator.EventParked, orchestrator.EventDone, orchestrator.EventCanceled,
 		orchestrator.EventStepDone, orchestrator.EventStepFailed, orchestrator.EventConflict, orchestrator.EventRefused,
 	} {
