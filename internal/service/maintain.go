@@ -70,7 +70,7 @@ func changeable(maintainer orchestrator.Maintainer) func(orchestrator.Machine, o
 // alterations are the processes about finished machines.
 func (s *Service) alterations(i installers, p orchestrator.Prober) []*orchestrator.Process {
 	return []*orchestrator.Process{
-		reconfigure.New(reconfigure.Ports{Hypervisor: s.Xapi, Desired: s.Store, Installer: i, Maintainer: i, Prober: p}),
+		reconfigure.New(reconfigure.Ports{Hypervisor: s.Xapi, Desired: s.Store, Installer: i, Maintainer: i, Prober: p, Names: s.names, Monitoring: monitor(s.monitoring)}),
 		suspend.New(suspend.Ports{Hypervisor: s.Xapi, Desired: s.Store, Prober: p}),
 		unsuspend.New(unsuspend.Ports{Hypervisor: s.Xapi, Desired: s.Store, Prober: p}),
 	}

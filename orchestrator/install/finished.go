@@ -13,6 +13,10 @@ import (
 // StartMachine boots the VM; it is done when it runs.
 func StartMachine(h orchestrator.Hypervisor) act { return startMachine(h) }
 
+// RegisterDNS and RegisterMonitoring make known what the machine's row says of its name; they are done when it is seen there.
+func RegisterDNS(n orchestrator.Names) act             { return registerDNS(n) }
+func RegisterMonitoring(m orchestrator.Monitoring) act { return registerMonitoring(m) }
+
 // EnsureEntry puts an entry into a group and waits until the group carries exactly that: as a Do, or as the Undo that puts the former one
 // back. An empty group is one that the machine does not have.
 func EnsureEntry(d orchestrator.Desired, unit orchestrator.Unit, want func(*orchestrator.Step) (group string, entry any)) act {

@@ -134,7 +134,7 @@ func TestReconfigureChangesWhatWasOrdered(t *testing.T) {
 	}{
 		"rules":    {func(o *orchestrator.Order) { o.SSHKeys, o.Hostname, o.NewConsolePassword = nil, "", false }, []string{"change_rules", "verify"}},
 		"keys":     {func(o *orchestrator.Order) { o.Firewall, o.Hostname, o.NewConsolePassword = nil, "", false }, []string{"open_door", "change_guest", "change_rules", "verify"}},
-		"hostname": {func(o *orchestrator.Order) { o.Firewall, o.SSHKeys, o.NewConsolePassword = nil, nil, false }, []string{"open_door", "change_guest", "change_dhcp", "change_rules", "verify"}},
+		"hostname": {func(o *orchestrator.Order) { o.Firewall, o.SSHKeys, o.NewConsolePassword = nil, nil, false }, []string{"open_door", "change_guest", "change_dhcp", "rename_dns", "rename_monitoring", "change_rules", "verify"}},
 		"console":  {func(o *orchestrator.Order) { o.Firewall, o.SSHKeys, o.Hostname = nil, nil, "" }, []string{"change_console", "verify"}},
 		"nothing that is not so": {func(o *orchestrator.Order) {
 			o.Firewall, o.SSHKeys, o.Hostname, o.NewConsolePassword = nil, []string{"ssh-ed25519 AAAA someone"}, "web-1", false
@@ -217,7 +217,7 @@ func TestGuestThatCannotBeChangedBack(t *testing.T) {
 	s.Settle()
 	ended(t, s, run, orchestrator.StatusCanceled)
 	after := s.Machine().Settings()
-	if after.Hostname != "other.example" || slices.Equal(before.SSHKeys, after.SSHKeys) || !slices.Equal(before.ConsolePassword, after.ConsolePassword) {
+	if after.Hostname != "shop" || slices.Equal(before.SSHKeys, after.SSHKeys) || !slices.Equal(before.ConsolePassword, after.ConsolePassword) {
 		t.Errorf("%+v", after)
 	}
 	if journal := strings.Join(s.Journal(), "\n"); !strings.Contains(journal, "the guest keeps its new keys and hostname") {

@@ -20,7 +20,7 @@ func build(w *orchestratortest.World, d orchestrator.Desired) []*orchestrator.Pr
 		install.New(install.Ports{Hypervisor: w, Desired: d, Installer: w, Prober: orchestratortest.Prober{World: w}, Vault: orchestratortest.Vault{},
 			Names: w, Monitoring: w, Addresses: w.Service, Rooms: rooms(d)}),
 		uninstall.New(uninstall.Ports{Hypervisor: w, Desired: d, Names: w, Monitoring: w}),
-		reconfigure.New(reconfigure.Ports{Hypervisor: w, Desired: d, Installer: w, Maintainer: w, Prober: orchestratortest.Prober{World: w}}),
+		reconfigure.New(reconfigure.Ports{Hypervisor: w, Desired: d, Installer: w, Maintainer: w, Prober: orchestratortest.Prober{World: w}, Names: w, Monitoring: w}),
 		suspend.New(suspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
 		unsuspend.New(unsuspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
 	}

@@ -188,7 +188,7 @@ func (s *Site) altering(process string, o orchestrator.Order) orchestrator.Order
 	o.Type = orchestrator.OrderType("slipway.order." + process)
 	if o.Type == orchestrator.OrderReconfigure {
 		o.Firewall = []orchestrator.FirewallRule{{Protocol: "tcp", Source: netip.MustParsePrefix("0.0.0.0/0"), Ports: []orchestrator.PortRange{{First: 443, Last: 443}}}}
-		o.SSHKeys, o.Hostname, o.NewConsolePassword = []string{"ssh-ed25519 BBBB somebody"}, "other.example", true
+		o.SSHKeys, o.Hostname, o.NewConsolePassword = []string{"ssh-ed25519 BBBB somebody"}, "shop", true
 	}
 	if s.Altering != nil {
 		s.Altering(&o)

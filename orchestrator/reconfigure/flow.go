@@ -20,6 +20,8 @@ type Ports struct {
 	Installer  orchestrator.Installer // knows the port at which the maintainer comes in
 	Maintainer orchestrator.Maintainer
 	Prober     orchestrator.Prober
+	Names      orchestrator.Names
+	Monitoring orchestrator.Monitoring // nil where the estate has none
 }
 
 type act = func(context.Context, *orchestrator.Step) (orchestrator.Outcome, error)
@@ -29,6 +31,7 @@ func New(p Ports) *orchestrator.Process {
 	type (
 		row    = orchestrator.Row
 		policy = orchestrator.Policy
+		marks  = orchestrator.Marks
 	)
 	return &orchestrator.Process{Name: Name, Cancelable: true, Tells: orchestrator.EventReconfigured, Rows: []orchestrator.Row{
 		row{From: "reconfigure_requested", Step: "open_door", To: "door_opened", When: changesGuest,
@@ -38,12 +41,16 @@ func New(p Ports) *orchestrator.Process {
 			Policy: policy{Timeout: 2 * time.Minute}},
 		row{From: "guest_changed", Step: "change_dhcp", To: "dhcp_changed", When: changesHost,
 			Do: host(p.Desired, wanted), Undo: host(p.Desired, former)},
-		row{From: "dhcp_changed", Step: "change_rules", To: "rules_changed", When: changesRules,
+		row{From: "dhcp_changed", Step: "rename_dns", To: "dns_renamed", When: changesName,
+			Do: renameDNS(p.Names, wanted), Undo: renameDNS(p.Names, former), Marks: marks{Skip: true}},
+		row{From: "dns_renamed", Step: "rename_monitoring", To: "monitoring_renamed", When: changesMonitored,
+			Do: renameMonitored(p.Monitoring, wanted), Undo: renameMonitored(p.Monitoring, former), Marks: marks{Skip: true}},
+		row{From: "monitoring_renamed", Step: "change_rules", To: "rules_changed", When: changesRules,
 			Do: rules(p.Desired, wanted), Undo: reopenDoor(p.Desired, p.Installer)},
 		row{From: "rules_changed", Step: "change_console", To: "console_changed", When: changesConsole,
 			Do: console(p.Desired, wanted), Undo: console(p.Desired, former)},
 		row{From: "console_changed", Step: "verify", To: orchestrator.StateReady,
-			Do: verify(p.Hypervisor, p.Prober), Policy: policy{Timeout: 2 * time.Minute}, Marks: orchestrator.Marks{Check: true}},
+			Do: verify(p.Hypervisor, p.Prober), Policy: policy{Timeout: 2 * time.Minute}, Marks: marks{Check: true}},
 	}}
 }
 
