@@ -19,6 +19,9 @@ type Process struct {
 	Cancelable bool
 	// Tells is the type of the event that a run tells at its end, beside EventDone: what the machine has become. "" is none.
 	Tells string
+	// Returns processes are about what was somebody's before: one that takes over begins when every row is undone, and not when the row at
+	// hand is, for what is there in between is not its to remove.
+	Returns bool
 }
 
 // Row leads from one state to the next.

@@ -15,7 +15,10 @@ type Ledger struct {
 	MACs      map[string]bool            // taken: ours, resting, or in any VIF of any pool
 	Ports     map[string]map[uint16]bool // console group → taken ports
 	Addresses map[netip.Addr]bool        // taken: ours, resting or foreign
-	Groups    map[string]Group
+	// ForeignAddresses and ForeignMACs are those of the taken ones that are somebody else's.
+	ForeignAddresses map[netip.Addr]bool
+	ForeignMACs      map[string]bool
+	Groups           map[string]Group
 }
 
 // PoolLedger is one pool's room.
@@ -182,6 +185,12 @@ func (l *Ledger) promise(pool Pool, host, sr string, req PlaceRequest) Placement
 		}
 	}
 	p.MAC = l.takeMAC(pool.MACPrefix)
+	l.takeGroups(pool, &p)
+	return p
+}
+
+// takeGroups chooses the appliance groups of a placement, and its console port.
+func (l *Ledger) takeGroups(pool Pool, p *Placement) {
 	if len(pool.DHCP) > 0 {
 		p.DHCP = l.takeGroup(pool.DHCP, nil)
 	}
@@ -192,7 +201,6 @@ func (l *Ledger) promise(pool Pool, host, sr string, req PlaceRequest) Placement
 		l.Ports[p.Console] = map[uint16]bool{}
 	}
 	l.Ports[p.Console][p.ConsolePort] = true
-	return p
 }
 
 // Follow moves the memory that a placed machine was promised to the host of its pool where it turned out to run. A host that the ledger does

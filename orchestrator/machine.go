@@ -35,6 +35,7 @@ type Machine struct {
 	// State is the last process state that was reached: "production_ready", "removed", or where an active run stands.
 	State string
 
+	Import     Import // of a machine that was not made by us
 	PoolWanted string // from the order; "" lets the placement choose
 	Placement  Placement
 	// DNS is what was registered of it, or was about to be: recorded before anything is sent, and cleared when all of it is gone.

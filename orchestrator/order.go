@@ -63,6 +63,9 @@ type Order struct {
 	Viewer     string
 	ViewerFrom netip.Addr
 	TokenHash  PassHash
+
+	// Import: the VM; Tenant, Name, Hostname, Pool and Firewall as for an install. Plan is the VM's own.
+	Import Import `json:"Import,omitzero"`
 }
 
 // Plan is a machine's size.
@@ -114,6 +117,8 @@ func (o Order) Validate() error {
 	switch o.Type {
 	case OrderInstall:
 		o.validateInstall(&c)
+	case OrderImport:
+		o.validateImport(&c)
 	case OrderUninstall:
 		o.validateMachine(&c)
 	case OrderReconfigure, OrderSuspend, OrderUnsuspend:

@@ -110,7 +110,7 @@ type CommitResult struct {
 }
 
 // Change is one thing that a commit does beside the run itself. The set is closed: PutEntry, DropEntry, BindAddresses,
-// ReleasePlacement.
+// ReleasePlacement, ClaimForeign.
 type Change interface{ change() }
 
 // PutEntry sets the machine's entry in a group; the group's generation rises, unless the same body is there already and is not marked
@@ -130,12 +130,23 @@ type BindAddresses struct{}
 // ReleasePlacement gives everything back that place promised: host memory and storage at once, addresses, MAC and console port into
 // quarantine until Until (zero Until: at once; only for a machine of which nothing was ever made). The machine must be Absent in the
 // same commit or before: a constraint of the store refuses it otherwise.
-type ReleasePlacement struct{ Quarantine time.Duration }
+//
+// With Foreign the VM stays and was somebody else's before: the pair and the MAC become foreign instead of resting, and the room that it has
+// is no longer ours to give. The console port rests.
+type ReleasePlacement struct {
+	Quarantine time.Duration
+	Foreign    bool
+}
+
+// ClaimForeign, with a Decide that promises what a foreign VM has, takes the foreign reservations of that pair and MAC away, and counts the
+// room that the VM has on its host and storage as ours: the promise asks for none that is free.
+type ClaimForeign struct{}
 
 func (PutEntry) change()         {}
 func (DropEntry) change()        {}
 func (BindAddresses) change()    {}
 func (ReleasePlacement) change() {}
+func (ClaimForeign) change()     {}
 
 // Claims hand runs to workers.
 type Claims interface {

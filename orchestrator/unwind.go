@@ -77,7 +77,8 @@ func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 			return t.fail(ctx, s, E("engine", Permanent, err))
 		}
 	}
-	if run.Successor != "" {
+	before, more := t.process.RowTo(state)
+	if run.Successor != "" && (!t.process.Returns || !more) {
 		return t.handOver(ctx, s, outcome, state)
 	}
 	c := t.newCommit()
@@ -91,8 +92,7 @@ func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 	if run.Request.goesBack() && run.Request.Step == t.row.Step {
 		return t.onward(ctx, s, c)
 	}
-	before, ok := t.process.RowTo(state)
-	if !ok {
+	if !more {
 		machine.State = cmp.Or(run.Alteration.State, string(StatusCanceled))
 		c.end(StatusCanceled, run.Cancel)
 		c.Events = append(c.Events, t.event(EventCanceled, &c.Run, &machine, EventData{Message: run.Cancel}))

@@ -25,6 +25,9 @@ var _ orchestrator.Installer = (*World)(nil)
 
 // leaseOf is the address that the DHCP appliances give a VM, or the one it configures itself where the network is served by others.
 func (w *World) leaseOf(v *vm) (netip.Addr, bool) {
+	if v.own.IsValid() {
+		return v.own, true
+	}
 	if w.ServedElsewhere {
 		return v.address, v.address.IsValid()
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"slipway/orchestrator"
+	"slipway/orchestrator/importing"
 	"slipway/orchestrator/install"
 	"slipway/orchestrator/orchestratortest"
 	"slipway/orchestrator/reconfigure"
@@ -23,6 +24,7 @@ func build(w *orchestratortest.World, d orchestrator.Desired) []*orchestrator.Pr
 		reconfigure.New(reconfigure.Ports{Hypervisor: w, Desired: d, Installer: w, Maintainer: w, Prober: orchestratortest.Prober{World: w}, Names: w, Monitoring: w}),
 		suspend.New(suspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
 		unsuspend.New(unsuspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
+		importing.New(importing.Ports{Hypervisor: w, Importer: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
 	}
 }
 
@@ -96,6 +98,12 @@ func TestUnsuspend(t *testing.T) {
 // Where a service gives the addresses, place is another step; from the clone on nothing differs.
 func TestInstallWithAddressService(t *testing.T) {
 	orchestratortest.Exercise(t, orchestratortest.Subject{Process: install.Name, Pool: orchestratortest.PoolIPAM, Until: "StartClone", Build: build, NewStore: stores(t)})
+}
+
+// A way back, or an uninstall that takes over in the middle, never touches the VM: the world counts it as a violation.
+func TestImport(t *testing.T) {
+	orchestratortest.Exercise(t, orchestratortest.Subject{Process: importing.Name, Over: []string{uninstall.Name}, Build: build, NewStore: stores(t),
+		Prepare: (*orchestratortest.Site).AddStranger})
 }
 
 // fastDir is in memory where the machine has such a place: what is proven here does not need a disk, and hundreds of stores do not wait for one.

@@ -44,6 +44,7 @@ func (w *World) FindMachine(_ context.Context, ref orchestrator.MachineRef) (orc
 }
 
 func (w *World) remove(v *vm) {
+	w.protect(v, "removal")
 	disks := v.disks
 	w.destroy(v)
 	for _, d := range disks {
@@ -222,6 +223,7 @@ func (w *World) StopMachine(ctx context.Context, ref orchestrator.MachineRef, ha
 	case !hard && !w.observed(v).GuestLive:
 		return "", orchestrator.Errorf("StopMachine", orchestrator.Permanent, "VM %s has no guest tools", ref.VM)
 	}
+	w.protect(v, "stop")
 	v.busy = "stop"
 	task := w.begin(func() {
 		v.busy, v.power, v.host = "", "halted", ""
@@ -249,6 +251,7 @@ func (w *World) DestroyMachine(_ context.Context, ref orchestrator.MachineRef, d
 		case v.power != "halted":
 			return orchestrator.Errorf("DestroyMachine", orchestrator.Conflict, "VM %s is %s: stop it first", ref.VM, v.power)
 		}
+		w.protect(v, "destruction")
 		w.destroy(v)
 		w.Effects["destroy"]++
 	}

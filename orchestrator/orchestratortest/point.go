@@ -31,7 +31,7 @@ func (p Point) String() string { return fmt.Sprintf("%s_%d_%s", p.Call, p.Nth, p
 func (p Point) IsEffect() bool {
 	switch p.Call {
 	case CommitCall, "StartClone", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ForgetTask", "EnsureJob", "Leave", "ChangeGuest",
-		"EnsureName", "RemoveName", "EnsureHost", "RemoveHost", "Reserve":
+		"EnsureName", "RemoveName", "EnsureHost", "RemoveHost", "Reserve", "ClaimMachine", "ReleaseMachine":
 		return true
 	}
 	return false
@@ -45,7 +45,8 @@ func (p Point) IsRegistry() bool {
 // IsHypervisor reports whether the call goes to the hypervisor.
 func (p Point) IsHypervisor() bool {
 	switch p.Call {
-	case "FindMachine", "StartClone", "PendingClones", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ObserveTask", "ForgetTask":
+	case "FindMachine", "StartClone", "PendingClones", "ShapeMachine", "StartMachine", "StopMachine", "DestroyMachine", "NameMachine", "ObserveTask", "ForgetTask",
+		"FindStranger", "ClaimMachine", "ReleaseMachine":
 		return true
 	}
 	return false

@@ -44,7 +44,9 @@ type Site struct {
 	holder  int
 	orders  int
 	machine string
-	fences  map[string]int64 // the newest of each run
+	// stranger is the VM that an import is about.
+	stranger string
+	fences   map[string]int64 // the newest of each run
 }
 
 // Act is a row's Do or Undo.
@@ -170,6 +172,9 @@ func (s *Site) begin(process string) (run string, err error) {
 	a := orchestrator.Acceptance{Actor: "intake", Now: s.Now}
 	switch process {
 	case "uninstall":
+	case "import":
+		s.machine = fmt.Sprintf("30000000-0000-4000-8000-%012d", s.orders)
+		o, a.Machine = s.importing(o)
 	case "install":
 		s.machine = fmt.Sprintf("30000000-0000-4000-8000-%012d", s.orders)
 		o = s.order(o)

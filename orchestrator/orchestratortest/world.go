@@ -40,6 +40,7 @@ type World struct {
 
 	inventory map[string]orchestrator.Inventory
 	dice      *rand.Rand
+	rolled    bool
 	ids       int
 	calls     map[string]int
 	vms       []*vm
@@ -69,6 +70,8 @@ type vm struct {
 	vcpus               int
 	mac, network        string
 	address             netip.Addr // what the spec said
+	own                 netip.Addr // that it has whatever we give it
+	stranger            bool       // somebody else made it
 	disks               []string
 	up                  int // how long it has been running
 	guest               guest
@@ -148,6 +151,7 @@ func (w *World) last(n int) int {
 	if w.Instant {
 		return 0
 	}
+	w.rolled = true
 	return 2 + w.dice.IntN(n)
 }
 

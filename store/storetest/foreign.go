@@ -1,12 +1,14 @@
 package storetest
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"slipway/orchestrator"
 )
@@ -190,4 +192,61 @@ func foreign(t *testing.T, h Harness) {
 			t.Errorf("err = %v", err)
 		}
 	})
+}
+
+// importing claims what a stranger has, and gives it back.
+func importing(t *testing.T, h Harness) {
+	b := setup(t, h)
+	pool := b.estate.Pools[0]
+	i := orchestrator.Import{VM: uuid.NewString(), MAC: "02:16:3e:00:00:00", Private: pool.Private.Ranges[0].First, Public: pool.Public.Ranges[0].First}
+	_, err := b.store.Reserve(t.Context(), source, []orchestrator.Sighting{sighted(orchestrator.SightedAddress, i.Private.String(), "VM 1"), sighted(orchestrator.SightedMAC, i.MAC, "VM 1")}, false, "0:root", "scan")
+	must(t, err)
+	// The host is full: what is there is the stranger's, and none of it is ours to give.
+	full := inventory("pool-a")
+	full.Hosts[0].MemoryMiB, full.SRs[0].Bytes = 0, 0
+	must(t, b.store.SyncPool(t.Context(), full))
+
+	a := b.install()
+	a.Machine.Import, a.Order.Type, a.Order.Import = i, orchestrator.OrderImport, i
+	_, err = b.store.Accept(t.Context(), a)
+	must(t, err)
+	claims, err := b.store.Claim(t.Context(), "worker", 10, lease)
+	if err != nil || len(claims) != 1 || claims[0].Machine.Import != i {
+		t.Fatalf("claims %+v, %v", claims, err)
+	}
+	c := claims[0]
+	result := b.store.Commit(t.Context(), []orchestrator.Commit{{Run: c.Run, Changes: []orchestrator.Change{orchestrator.ClaimForeign{}, orchestrator.BindAddresses{}},
+		Decide: func(l *orchestrator.Ledger) (orchestrator.Placement, json.RawMessage, error) {
+			p, err := l.Claim(pool, i, full.Hosts[0].UUID, full.SRs[0].UUID)
+			return p, nil, err
+		}}})[0]
+	must(t, result.Err)
+	if p := result.Placement; p.Private != i.Private || p.Public != i.Public || p.MAC != i.MAC || p.ConsolePort == 0 {
+		t.Errorf("placement %+v", p)
+	}
+	ledger, err := b.store.Ledger(t.Context())
+	must(t, err)
+	if ledger.ForeignAddresses[i.Private] || ledger.ForeignMACs[i.MAC] || ledger.Pools["pool-a"].Hosts[0].ReservedMiB != 1024 {
+		t.Errorf("after the claim: %+v", ledger)
+	}
+	scanned, err := b.store.Reserve(t.Context(), source, nil, true, "0:root", "scan")
+	if err != nil || len(scanned.Gone) != 0 {
+		t.Errorf("what became a machine's is told as gone: %+v, %v", scanned.Gone, err)
+	}
+
+	machine := c.Machine
+	machine.Presence = orchestrator.Absent
+	c.Run.Status = orchestrator.StatusCanceled
+	b.commit(orchestrator.Commit{Run: c.Run, Machine: &machine, Changes: []orchestrator.Change{orchestrator.ReleasePlacement{Quarantine: time.Hour, Foreign: true}}})
+	if ledger, err = b.store.Ledger(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	host := ledger.Pools["pool-a"].Hosts[0]
+	if !ledger.ForeignAddresses[i.Private] || !ledger.ForeignAddresses[i.Public] || !ledger.ForeignMACs[i.MAC] || host.ReservedMiB != 0 || host.MemoryMiB != 0 ||
+		ledger.Pools["pool-a"].SRs[0].Bytes != 0 || len(ledger.Ports["xvp"]) != 1 {
+		t.Errorf("after the way back: %+v, host %+v", ledger, host)
+	}
+	if n, err := b.store.EndQuarantine(t.Context()); err != nil || n != 0 {
+		t.Errorf("%d end their rest at once, %v", n, err)
+	}
 }

@@ -194,6 +194,7 @@ func (c *compiler) compile() {
 	c.run()
 	c.machine()
 	if c.decision != nil {
+		c.claim(*c.decision)
 		c.promise(*c.decision)
 	}
 	for _, change := range c.commit.Changes {
@@ -296,6 +297,32 @@ func (c *compiler) promise(d decision) {
 		machine, p.Pool, p.Host, p.SR, addr(p.Private), addr(p.Public), p.MAC, int64(p.ConsolePort), p.DHCP, p.Firewall, p.Console)
 }
 
+// claim makes room for a promise that is about a VM which has it already.
+func (c *compiler) claim(d decision) {
+	claims := slices.ContainsFunc(c.commit.Changes, func(change orchestrator.Change) bool { _, claims := change.(orchestrator.ClaimForeign); return claims })
+	if !claims || d.moves {
+		return
+	}
+	p, machine := d.placement, c.commit.Run.Machine
+	c.add(`DELETE FROM addresses WHERE address IN {list $1} AND owner = 'foreign'`, list([]string{addr(p.Private), addr(p.Public)}))
+	c.add(`DELETE FROM macs WHERE mac = $1 AND owner = 'foreign'`, p.MAC)
+	c.add(`UPDATE hosts SET memory_mib = memory_mib + (SELECT memory_mib FROM machines WHERE id = $3) WHERE pool = $1 AND uuid = $2`, p.Pool, p.Host, machine)
+	c.add(`UPDATE srs SET bytes = bytes + (SELECT disk_gib * 1073741824 FROM machines WHERE id = $3) WHERE pool = $1 AND uuid = $2`, p.Pool, p.SR, machine)
+}
+
+// giveBack makes what a claim took foreign again, before the rest of the placement is released. The next inventory counts the room anew.
+func (c *compiler) giveBack() {
+	machine := c.commit.Run.Machine
+	c.add(`UPDATE addresses SET owner = 'foreign', machine = NULL, state = 'foreign', until = 0, note = 'given back by an import' WHERE machine = $1 AND state IN ('reserved', 'bound')`, machine)
+	c.add(`UPDATE macs SET owner = 'foreign', machine = NULL, state = 'foreign', until = 0 WHERE machine = $1 AND state = 'bound'`, machine)
+	for _, room := range []string{
+		`UPDATE hosts SET memory_mib = hosts.memory_mib - v.memory_mib FROM reservations v WHERE v.machine = $1 AND hosts.pool = v.pool AND hosts.uuid = v.host`,
+		`UPDATE srs SET bytes = srs.bytes - v.bytes FROM reservations v WHERE v.machine = $1 AND srs.pool = v.pool AND srs.uuid = v.sr`,
+	} {
+		c.add(room, machine)
+	}
+}
+
 func (c *compiler) promiseAddress(pool, address, role string) {
 	c.add(`INSERT INTO addresses (address, pool, role, owner, machine, state) VALUES ($1, $2, $3, 'slipway', $4, 'reserved')`,
 		address, pool, role, c.commit.Run.Machine)
@@ -333,6 +360,9 @@ func (c *compiler) change(change orchestrator.Change) {
 // release gives a placement back; whoever waits for room is due then.
 func (c *compiler) release(change orchestrator.ReleasePlacement) {
 	machine := c.commit.Run.Machine
+	if change.Foreign {
+		c.giveBack()
+	}
 	c.add(`DELETE FROM reservations WHERE machine = $1`, machine)
 	if change.Quarantine > 0 {
 		until := change.Quarantine.Microseconds()

@@ -201,7 +201,7 @@ func (h holdings) judge(found []orchestrator.Sighting) orchestrator.Scanned {
 		out.Verdicts = append(out.Verdicts, v)
 	}
 	for _, s := range h.order {
-		if !seen[seenAs(s)] {
+		if !seen[seenAs(s)] && h.held[keyOf(s)].owner == orchestrator.OwnerForeign { // it may be a machine's by now
 			out.Gone = append(out.Gone, s)
 		}
 	}

@@ -83,6 +83,9 @@ func (i *intake) install() error {
 		m.ID, m.Tenant, m.Name, m.Hostname, m.Image, m.Plan.VCPUs, m.Plan.MemoryMiB, m.Plan.DiskGiB, text(m.Firewall), list(m.SSHKeys), string(m.Presence), m.State,
 		m.PoolWanted, m.VM, list(m.Disks), addr(m.Address), m.HostKey, []byte(m.HostKeySecret), []byte(m.ConsolePassword), m.Identity,
 		[]byte(m.AdministratorPassword), m.AdministratorAge)
+	if err == nil && !m.Import.IsZero() {
+		err = one(i.ctx, i.tx, `UPDATE machines SET imported = $2 WHERE id = $1`, nil, m.ID, text(m.Import))
+	}
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ type ledgerLoad struct{ *orchestrator.Ledger }
 func newLedger() ledgerLoad {
 	return ledgerLoad{&orchestrator.Ledger{
 		Pools: map[string]*orchestrator.PoolLedger{}, MACs: map[string]bool{}, Ports: map[string]map[uint16]bool{},
-		Addresses: map[netip.Addr]bool{}, Groups: map[string]orchestrator.Group{},
+		Addresses: map[netip.Addr]bool{}, ForeignAddresses: map[netip.Addr]bool{}, ForeignMACs: map[string]bool{}, Groups: map[string]orchestrator.Group{},
 	}}
 }
 
@@ -59,9 +59,9 @@ func (l ledgerLoad) reads() []Stmt {
 		{SQL: `SELECT id, templates, (SELECT count(*) FROM reservations v WHERE v.pool = pools.id) FROM pools`, Scan: l.pool},
 		{SQL: `SELECT pool, uuid, name, memory_mib, cpus, enabled, reserved_mib FROM hosts WHERE gone = 0 ORDER BY pool, uuid`, Scan: l.host},
 		{SQL: `SELECT pool, uuid, name, bytes, shared, hosts, reserved_bytes FROM srs WHERE gone = 0 ORDER BY pool, uuid`, Scan: l.sr},
-		{SQL: `SELECT mac FROM macs`, Scan: l.mac},
+		{SQL: `SELECT mac, owner FROM macs`, Scan: l.mac},
 		{SQL: `SELECT console_group, port FROM console_ports`, Scan: l.port},
-		{SQL: `SELECT address FROM addresses`, Scan: l.address},
+		{SQL: `SELECT address, owner FROM addresses`, Scan: l.address},
 		{SQL: `SELECT ` + groupColumns + ` FROM appliance_groups g`, Scan: l.group},
 	}
 }
@@ -99,9 +99,12 @@ func (l ledgerLoad) sr(row Row) error {
 }
 
 func (l ledgerLoad) mac(row Row) error {
-	var mac string
-	err := row.Scan(&mac)
+	var mac, owner string
+	err := row.Scan(&mac, &owner)
 	l.MACs[mac] = true
+	if owner == orchestrator.OwnerForeign {
+		l.ForeignMACs[mac] = true
+	}
 	return err
 }
 
@@ -120,8 +123,12 @@ func (l ledgerLoad) port(row Row) error {
 
 func (l ledgerLoad) address(row Row) error {
 	var a netip.Addr
-	err := row.Scan(intoAddr(&a))
+	var owner string
+	err := row.Scan(intoAddr(&a), &owner)
 	l.Addresses[a] = true
+	if owner == orchestrator.OwnerForeign {
+		l.ForeignAddresses[a] = true
+	}
 	return err
 }
 

@@ -1,11 +1,17 @@
 package xapi_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"slipway/orchestrator"
 	sim "slipway/sim/xapi"
 	"slipway/workers/hypervisor/xapi"
 )
@@ -71,5 +77,105 @@ func TestStrangers(t *testing.T) {
 	}
 	if mail.Power != "halted" || !slices.Equal(mail.Addresses(mail.VIFs[0]), []netip.Addr{netip.MustParseAddr("10.0.0.6"), netip.MustParseAddr("10.0.0.7")}) {
 		t.Errorf("mail: %+v", mail)
+	}
+}
+
+func (w *world) otherConfig(t *testing.T, class string, ref xapi.Ref) map[string]string {
+	t.Helper()
+	var config map[string]string
+	w.call(t, class+".get_other_config", &config, ref)
+	return config
+}
+
+// TestClaimAndRelease: the tag comes and goes, however often, and nothing else of the VM changes; a VM of another machine is left alone.
+func TestClaimAndRelease(t *testing.T) {
+	w := open(t, sim.Config{Templates: []sim.Template{{Name: image, Image: image, DiskGiB: 4}}})
+	uuid := w.stranger(t, "db", "aa:00:00:00:00:01")
+	vm := w.ref(t, "VM", uuid)
+	w.call(t, "VM.start", nil, vm, false, false)
+	// It was copied from a machine of ours once.
+	w.call(t, "VM.add_to_other_config", nil, vm, "slipway_machine", "11111111-0000-4000-8000-000000000009")
+	w.call(t, "VM.add_to_other_config", nil, vm, "slipway_self", "11111111-0000-4000-8000-000000000008")
+	before, err := w.FindStranger(t.Context(), pool, uuid)
+	if err != nil || before.Tag != "" || before.Power != "running" || len(before.VIFs) != 1 || len(before.Disks) != 1 {
+		t.Fatalf("%+v, %v", before, err)
+	}
+	ref := w.spec(1, 1).MachineRef
+	ref.VM = uuid
+	for range 2 {
+		got, err := w.ClaimMachine(t.Context(), ref, "run-1", 3)
+		if err != nil || got.Machine != ref.Machine || got.Run != "run-1" || got.Attempt != 3 || got.Name != "db" || got.Power != "running" || got.VIFs[0].MAC != before.VIFs[0].MAC {
+			t.Fatalf("claimed %+v, %v", got, err)
+		}
+	}
+	disk := w.ref(t, "VDI", before.Disks[0].UUID)
+	if config := w.otherConfig(t, "VDI", disk); config["slipway_machine"] != ref.Machine {
+		t.Errorf("disk %v", config)
+	}
+	if found, err := w.FindMachine(t.Context(), orchestrator.MachineRef{Pool: pool, Machine: ref.Machine}); err != nil || found.UUID != uuid {
+		t.Errorf("found %+v, %v", found, err)
+	}
+	if seen, err := w.Strangers(t.Context(), pool); err != nil || len(seen) != 0 {
+		t.Errorf("strangers %+v, %v", seen, err)
+	}
+
+	thief := w.spec(2, 1).MachineRef
+	thief.VM = uuid
+	_, err = w.ClaimMachine(t.Context(), thief, "run-2", 1)
+	if orchestrator.KindOf(err) != orchestrator.Permanent {
+		t.Errorf("another machine claims it: %v", err)
+	}
+	if err := w.ReleaseMachine(t.Context(), thief); err != nil {
+		t.Fatal(err)
+	}
+	if config := w.otherConfig(t, "VM", vm); config["slipway_machine"] != ref.Machine {
+		t.Errorf("another machine released it: %v", config)
+	}
+
+	for range 2 {
+		if err := w.ReleaseMachine(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for class, ref := range map[string]xapi.Ref{"VM": vm, "VDI": disk} {
+		for key := range w.otherConfig(t, class, ref) {
+			if strings.HasPrefix(key, "slipway_") && key != "slipway_image" {
+				t.Errorf("%s keeps %s", class, key)
+			}
+		}
+	}
+	after, err := w.FindStranger(t.Context(), pool, uuid)
+	if diff := cmp.Diff(before.VM, after.VM, cmpopts.EquateComparable(netip.Addr{})); diff != "" || err != nil {
+		t.Errorf("%v, -before +after:\n%s", err, diff)
+	}
+	ref.VM = "99999999-0000-4000-8000-000000000000"
+	if err := w.ReleaseMachine(t.Context(), ref); err != nil {
+		t.Errorf("one that is gone: %v", err)
+	}
+	if _, err := w.ClaimMachine(t.Context(), ref, "r", 1); !errors.Is(err, orchestrator.ErrNotFound) {
+		t.Errorf("one that is gone: %v", err)
+	}
+}
+
+// TestClaimDiesAnywhere: after a death at each of its calls the VM is nobody's or the machine's, and the next claim finishes.
+func TestClaimDiesAnywhere(t *testing.T) {
+	for n := 1; n < 9; n++ {
+		w := open(t, sim.Config{Templates: []sim.Template{{Name: image, Image: image, DiskGiB: 4}}})
+		ref := w.spec(1, 1).MachineRef
+		ref.VM = w.stranger(t, "db", "aa:00:00:00:00:01")
+		if err := w.sim.AddFault(sim.Fault{Method: "VM.add_to_other_config", Nth: n, Error: []string{"INTERNAL_ERROR", "died"}}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := w.ClaimMachine(t.Context(), ref, "run-1", 1)
+		seen, findErr := w.FindStranger(t.Context(), pool, ref.VM)
+		if findErr != nil || seen.Tag != "" && seen.Tag != ref.Machine {
+			t.Fatalf("call %d: tag %q, %v", n, seen.Tag, findErr)
+		}
+		if got, again := w.ClaimMachine(t.Context(), ref, "run-1", 2); again != nil || got.Machine != ref.Machine {
+			t.Fatalf("call %d: %+v, %v", n, got, again)
+		}
+		if err == nil {
+			return
+		}
 	}
 }
