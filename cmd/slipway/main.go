@@ -62,6 +62,7 @@ type cli struct {
 	IP      ipCmd      `cmd:"" name:"ip" help:"Addresses: list, mark as foreign, free."`
 	Pool    poolCmd    `cmd:"" help:"Pools and their room."`
 	Names   namesCmd   `cmd:"" help:"Compare the DNS with the machines: what carries a mark and should not, and what is missing."`
+	Import  importCmd  `cmd:"" help:"Take a foreign VM into management as it runs."`
 	Foreign foreignCmd `cmd:"" help:"What is reserved as somebody else's: list, free."`
 
 	Appliance applianceCmd `cmd:"" help:"Appliances as they are: scan for what is not slipway's."`

@@ -147,6 +147,9 @@ func (s *site) secrets(ctx context.Context) (map[string]string, error) {
 	}
 	for _, m := range machines {
 		for name, sealed := range map[string]orchestrator.Sealed{orchestrator.SealedConsole: m.ConsolePassword, orchestrator.SealedHostKey: m.HostKeySecret} {
+			if len(sealed) == 0 { // an imported machine's host key is its own
+				continue
+			}
 			secret, err := s.worker.Vault.Open(m.ID, name, sealed)
 			if err != nil {
 				return nil, err

@@ -10,6 +10,7 @@ import (
 	"slipway/internal/config"
 	"slipway/internal/service"
 	"slipway/orchestrator"
+	"slipway/orchestrator/importing"
 	"slipway/orchestrator/install"
 	"slipway/orchestrator/reconfigure"
 	"slipway/orchestrator/suspend"
@@ -26,7 +27,7 @@ import (
 )
 
 type graphCmd struct {
-	Process string `arg:"" enum:"install,uninstall,reconfigure,suspend,unsuspend" help:"install, uninstall, reconfigure, suspend or unsuspend."`
+	Process string `arg:"" enum:"install,uninstall,reconfigure,suspend,unsuspend,import" help:"install, uninstall, reconfigure, suspend, unsuspend or import."`
 }
 
 func (c graphCmd) Run(e *env) error {
@@ -36,6 +37,7 @@ func (c graphCmd) Run(e *env) error {
 		reconfigure.Name: reconfigure.New(reconfigure.Ports{}),
 		suspend.Name:     suspend.New(suspend.Ports{}),
 		unsuspend.Name:   unsuspend.New(unsuspend.Ports{}),
+		importing.Name:   importing.New(importing.Ports{}),
 	}
 	_, err := fmt.Fprint(e.stdout, processes[c.Process].Mermaid())
 	return err

@@ -145,6 +145,7 @@ func (s *Service) routes() http.Handler {
 	handle("POST /v1/pools/{pool}/scan", s.postPoolScan)
 	handle("POST /v1/appliances/{name...}", s.postApplianceScan)
 	handle("GET /v1/names", s.getNames)
+	handle("POST /v1/imports", s.postImport)
 	handle("GET /v1/foreign", s.getForeign)
 	handle("DELETE /v1/foreign", s.deleteForeign)
 	handle("GET /v1/addresses", s.getAddresses)

@@ -18,6 +18,7 @@ import (
 
 	"slipway/internal/config"
 	"slipway/orchestrator"
+	"slipway/orchestrator/importing"
 	"slipway/orchestrator/install"
 	"slipway/orchestrator/uninstall"
 	"slipway/store"
@@ -145,7 +146,8 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		Hypervisor: s.Xapi, Desired: s.Store, Installer: installer, Vault: s.Vault, Addresses: s.addresses, Rooms: s.Store,
 		Prober: prober,
 	})
-	processes := append([]*orchestrator.Process{up, down}, s.alterations(installer, prober)...)
+	in := importing.New(importing.Ports{Hypervisor: s.Xapi, Importer: s.Xapi, Desired: s.Store, Prober: prober})
+	processes := append([]*orchestrator.Process{up, down, in}, s.alterations(installer, prober)...)
 	s.Processes = map[string]*orchestrator.Process{}
 	for _, p := range processes {
 		s.Processes[p.Name] = p
