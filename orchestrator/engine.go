@@ -70,7 +70,8 @@ func (s *StateError) Error() string {
 const maxConflicts = 10
 
 // Tick does the next thing for a run that the caller holds, and commits it: one row, or one call of a row that waits. held is brought up
-// to date. more is true when the run is still held and can go on at once; otherwise its lease has been given back.
+// to date. now is by the database's clock, as the claim's Run.UpdatedAt is: what it makes due is compared with that one. more is true when
+// the run is still held and can go on at once; otherwise its lease has been given back.
 // An error means that nothing is known to be committed and the caller must let go: ErrFenced, or the store is away.
 func (e *Engine) Tick(ctx context.Context, now time.Time, held *Claim) (more bool, err error) {
 	process, ok := e.processes[held.Run.Process]

@@ -151,7 +151,8 @@ func (ClaimForeign) change()     {}
 // Claims hand runs to workers.
 type Claims interface {
 	// Claim takes up to limit runs that nobody holds and that are ready, or waiting or canceling and due (WakeAt; zero is due), and
-	// those whose holder's lease ran out, oldest wake first; each gets a new fence. A run comes with its machine and its open attempt, if any.
+	// those whose holder's lease ran out, oldest wake first; each gets a new fence, and the database's time as Run.UpdatedAt. A run comes with
+	// its machine and its open attempt, if any.
 	Claim(ctx context.Context, holder string, limit int, lease time.Duration) ([]Claim, error)
 	// ClaimRun takes one named run if it can be taken now; ErrNotFound when not.
 	ClaimRun(ctx context.Context, run, holder string, lease time.Duration) (Claim, error)

@@ -112,7 +112,7 @@ func operators(t *testing.T, h Harness) {
 		}
 		run, err := retry()
 		must(t, err)
-		if run.Status != orchestrator.StatusReady || run.Failures != 0 || run.Conflicts != 0 || run.Attempt != 6 || !run.StepSince.Equal(later) {
+		if run.Status != orchestrator.StatusReady || run.Failures != 0 || run.Conflicts != 0 || run.Attempt != 6 || !run.StepSince.Equal(run.WakeAt) {
 			t.Errorf("run %+v", run)
 		}
 		lines, err := b.store.Attempts(t.Context(), c.Machine.ID)

@@ -33,7 +33,7 @@ func repair(t *testing.T, h Harness) {
 			asked := orchestrator.Request{Verb: verb, Step: "place", By: "0:root: looked"}
 			run, err := ask(b, c.Run.ID, verb, "place")
 			must(t, err)
-			if run.Status != orchestrator.StatusReady || run.Request != asked || run.Rewound != want.rewound || run.Failures != 0 || run.Attempt != 4 || !run.StepSince.Equal(b.now) {
+			if run.Status != orchestrator.StatusReady || run.Request != asked || run.Rewound != want.rewound || run.Failures != 0 || run.Attempt != 4 || !run.StepSince.Equal(run.WakeAt) {
 				t.Errorf("%s: run %+v", verb, run)
 			}
 			lines, err := b.store.Attempts(t.Context(), c.Machine.ID)

@@ -20,10 +20,9 @@ type Config struct {
 	Holder string // unique among the workers of one store
 	Log    *slog.Logger
 
-	Slots int              // runs driven at once; default 64
-	Lease time.Duration    // default 60 s; a worker that cannot renew stops acting after half of it
-	Poll  time.Duration    // how often due runs are looked for when nothing nudges; default 500 ms
-	Now   func() time.Time // default time.Now; stamps the journal, leases go by the database's clock
+	Slots int           // runs driven at once; default 64
+	Lease time.Duration // default 60 s; a worker that cannot renew stops acting after half of it
+	Poll  time.Duration // how often due runs are looked for when nothing nudges; default 500 ms
 }
 
 // Driver drives the runs that it has claimed.
@@ -54,9 +53,6 @@ func New(c Config) *Driver {
 	}
 	if c.Poll == 0 {
 		c.Poll = 500 * time.Millisecond
-	}
-	if c.Now == nil {
-		c.Now = time.Now
 	}
 	return &Driver{Config: c, nudge: make(chan struct{}, 1), held: map[string]*hold{}}
 }
@@ -124,9 +120,10 @@ func (d *Driver) claim(ctx context.Context) bool {
 		}
 		return false
 	}
+	answered := time.Now()
 	for _, claim := range claims {
 		runCtx, h := d.take(ctx, claim, asked)
-		d.wg.Go(func() { d.drive(runCtx, h, claim) })
+		d.wg.Go(func() { d.drive(runCtx, h, claim, answered) })
 	}
 	return len(claims) == ask && free > ask
 }
@@ -142,10 +139,11 @@ func (d *Driver) take(ctx context.Context, claim orchestrator.Claim, since time.
 	return runCtx, h
 }
 
-// drive ticks one run until it is put down.
-func (d *Driver) drive(ctx context.Context, h *hold, claim orchestrator.Claim) {
-	id := claim.Run.ID
-	err := d.tick(ctx, &claim)
+// drive ticks one run until it is put down. What it is told of the time is the database's clock, as the claim had it, and what has gone by
+// since: times that are compared with that clock, or with another worker's, never come from a clock of our own.
+func (d *Driver) drive(ctx context.Context, h *hold, claim orchestrator.Claim, answered time.Time) {
+	id, claimed := claim.Run.ID, claim.Run.UpdatedAt
+	err := d.tick(ctx, &claim, func() time.Time { return claimed.Add(time.Since(answered)) })
 	if err != nil {
 		d.letGo(ctx, id, h.fence, err)
 	}
@@ -163,17 +161,17 @@ func (d *Driver) drive(ctx context.Context, h *hold, claim orchestrator.Claim) {
 
 // tick goes from step to step. nil means that the engine has put the run down. A step that panics parks its run and nobody else's: the
 // worker and what else it has in hand go on.
-func (d *Driver) tick(ctx context.Context, claim *orchestrator.Claim) (err error) {
+func (d *Driver) tick(ctx context.Context, claim *orchestrator.Claim, now func() time.Time) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			d.Log.Error("a step panicked", "run", claim.Run.ID, "step", claim.Run.Step, "panic", orchestrator.Panic(value), "stack", string(debug.Stack()))
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 			defer cancel()
-			err = d.Engine.Abandon(ctx, d.Now(), claim, value)
+			err = d.Engine.Abandon(ctx, now(), claim, value)
 		}
 	}()
 	for {
-		more, err := d.Engine.Tick(ctx, d.Now(), claim)
+		more, err := d.Engine.Tick(ctx, now(), claim)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return context.Cause(ctx) // why it was interrupted says more than where

@@ -142,6 +142,31 @@ func TestHalfTheLeaseAfterTheLastRenewal(t *testing.T) {
 	})
 }
 
+// Steps are told the database's clock, whatever this machine's says: what they wait for is compared with that one.
+func TestTimeIsTheDatabases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, ahead := range []time.Duration{time.Hour, -time.Hour} {
+			var told []time.Time
+			look := func(_ context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+				told = append(told, s.Now)
+				time.Sleep(time.Minute)
+				return orchestrator.Finished("done")
+			}
+			w := newWorld()
+			w.ahead = ahead
+			p := process(look, look)
+			w.add(p, 1)
+			began := time.Now()
+			d := start(t, w, p, nil)
+			pass(3 * time.Minute)
+			d.finish()
+			if want := []time.Time{began.Add(ahead), began.Add(ahead + time.Minute)}; !slices.EqualFunc(told, want, time.Time.Equal) {
+				t.Errorf("%s ahead: told %v, want %v", ahead, told, want)
+			}
+		}
+	})
+}
+
 // A lease that another has taken interrupts the step, and is not given back in the other's name.
 func TestLostLeaseInterrupts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

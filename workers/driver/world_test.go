@@ -31,6 +31,7 @@ type world struct {
 	deaf     bool          // renewals fail
 	stolen   string        // a run whose lease went to another
 	slow     time.Duration // of one commit call
+	ahead    time.Duration // how far the store's clock is ahead of ours
 	claims   int
 	calls    int // of Commit
 	commits  int // in all calls
@@ -78,6 +79,7 @@ func (w *world) Claim(_ context.Context, holder string, limit int, lease time.Du
 		}
 		run.Holder, run.LeaseUntil = holder, time.Now().Add(lease)
 		run.Fence++
+		run.UpdatedAt = time.Now().Add(w.ahead)
 		w.length = lease
 		out = append(out, orchestrator.Claim{Run: *run, Machine: w.machines[id]})
 	}

@@ -20,8 +20,8 @@ func intervention(op string, run orchestrator.Run, i orchestrator.Intervention) 
 		return Stmt{
 			SQL: `UPDATE runs SET status = CASE WHEN cancel <> '' OR undoing = 1 AND request = '' THEN 'canceling' ELSE 'ready' END,
 				request = CASE WHEN undoing = 1 THEN request ELSE '' END, failures = 0, conflicts = 0,
-				step_since = $2, wake_at = {now}, updated_at = {now} WHERE id = $1`,
-			Args: []any{run.ID, micros(i.Now)},
+				step_since = {now}, wake_at = {now}, updated_at = {now} WHERE id = $1`,
+			Args: []any{run.ID},
 		}, nil
 	case i.Verb == orchestrator.VerbCancel && run.Status.Active():
 		reason := i.Actor + ": " + i.Reason
@@ -29,10 +29,10 @@ func intervention(op string, run orchestrator.Run, i orchestrator.Intervention) 
 	case forward && (back || (i.Verb == orchestrator.VerbSkip || i.Verb == orchestrator.VerbForce) && i.Step == run.Step):
 		asked := orchestrator.Request{Verb: i.Verb, Step: i.Step, By: i.Actor + ": " + i.Reason}
 		return Stmt{
-			SQL: `UPDATE runs SET status = 'ready', request = $3, failures = 0, conflicts = 0, step_since = $2, wake_at = {now}, updated_at = {now},
-				rewound = CASE WHEN CAST($4 AS BIGINT) = 1 THEN (SELECT COALESCE(MAX(a.number), runs.attempt) FROM attempts a WHERE a.run = runs.id) ELSE rewound END
+			SQL: `UPDATE runs SET status = 'ready', request = $2, failures = 0, conflicts = 0, step_since = {now}, wake_at = {now}, updated_at = {now},
+				rewound = CASE WHEN CAST($3 AS BIGINT) = 1 THEN (SELECT COALESCE(MAX(a.number), runs.attempt) FROM attempts a WHERE a.run = runs.id) ELSE rewound END
 				WHERE id = $1`,
-			Args: []any{run.ID, micros(i.Now), request(asked), flag(back)},
+			Args: []any{run.ID, request(asked), flag(back)},
 		}, nil
 	}
 	accepts := []string{}
