@@ -230,7 +230,7 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	if err != nil {
 		return err
 	}
-	due := l.due(group, members, refresh)
+	due := l.due(group, members, refresh || unconfirmed(group, members))
 	if len(due) == 0 {
 		return nil
 	}
@@ -254,7 +254,7 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	if members, err = l.members(ctx); err != nil {
 		return err
 	}
-	if due = l.due(group, members, refresh); len(due) == 0 {
+	if due = l.due(group, members, refresh || unconfirmed(group, members)); len(due) == 0 {
 		return nil
 	}
 	approved, err := l.Store.ShrinkApproved(ctx, group.ID)
@@ -355,6 +355,22 @@ func (l *loop) due(group orchestrator.Group, members map[string]orchestrator.Mem
 		return cmp.Or(boolInt(l.failing(a))-boolInt(l.failing(b)), boolInt(members[b.Name].Dirty)-boolInt(members[a.Name].Dirty))
 	})
 	return due
+}
+
+// unconfirmed reports that a worker brought the members to the newest generation and died before it could confirm it. They are asked
+// again: only the dead one knew which entries it had to leave out.
+func unconfirmed(group orchestrator.Group, members map[string]orchestrator.Member) bool {
+	return group.Applied < group.Generation && carried(group, members) >= max(1, group.MinApplied)
+}
+
+// carried counts the members that carry the group's newest generation.
+func carried(group orchestrator.Group, members map[string]orchestrator.Member) (n int) {
+	for _, m := range members {
+		if m.Applied >= group.Generation && !m.Dirty {
+			n++
+		}
+	}
+	return n
 }
 
 // failing reports that the member failed when this worker asked it last.
@@ -468,13 +484,8 @@ func (r *round) stale(ctx context.Context, m orchestrator.Member, answer apply.A
 
 // confirm tells the store once enough members carry the generation.
 func (r *round) confirm(ctx context.Context, members map[string]orchestrator.Member) (confirmed bool, err error) {
-	carried := 0
-	for _, m := range members {
-		if m.Applied >= r.group.Generation && !m.Dirty {
-			carried++
-		}
-	}
-	if carried < max(1, r.group.MinApplied) {
+	carriers := carried(r.group, members)
+	if carriers < max(1, r.group.MinApplied) {
 		return false, nil
 	}
 	if r.group.Applied >= r.group.Generation && len(r.bad) == 0 {
@@ -483,7 +494,7 @@ func (r *round) confirm(ctx context.Context, members map[string]orchestrator.Mem
 	if err := r.Store.Confirm(ctx, r.group.ID, r.fence, r.group.Generation, r.bad); err != nil {
 		return false, err
 	}
-	r.Log.Info("generation applied", "group", r.group.ID, "generation", r.group.Generation, "entries", len(r.texts()), "members", carried)
+	r.Log.Info("generation applied", "group", r.group.ID, "generation", r.group.Generation, "entries", len(r.texts()), "members", carriers)
 	r.Woken()
 	return true, nil
 }

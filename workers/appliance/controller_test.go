@@ -606,3 +606,42 @@ func TestRefreshReadsBack(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 }
+
+// A worker that dies after it has brought the members to a generation and before it could confirm it holds nobody up: the next one asks them
+// again, and learns which entry the dead one had to leave out.
+func TestUnconfirmed(t *testing.T) {
+	b := setup(t, 2, 1)
+	good, bad := b.put("one"), b.put("bad")
+	b.cfg.Store = dyingAtConfirm{b.store}
+	if err := b.round(); !errors.Is(err, orchestrator.ErrStoreAway) {
+		t.Fatal(err)
+	}
+	if m := b.member(0); m.Applied != b.known().Generation || b.state(good).IsApplied() {
+		t.Fatalf("the test is at another point: %+v", m)
+	}
+	b.cfg.Store = b.store
+	must(t, b.round())
+	if s := b.state(good); !s.IsApplied() || s.Bad != "" {
+		t.Errorf("%+v", s)
+	}
+	if s := b.state(bad); s.Bad == "" {
+		t.Errorf("the entry that no member carries counts as carried: %+v", s)
+	}
+	must(t, b.round())
+	if n := len(b.boxes[0].applies()); n > 4 {
+		t.Errorf("%d applies: the group finds no rest", n)
+	}
+}
+
+// dyingAtConfirm is the store as a worker has it that dies before it confirms anything.
+type dyingAtConfirm struct{ Store }
+
+var errDied = orchestrator.Errorf("store", orchestrator.Transient, "%w", orchestrator.ErrStoreAway)
+
+func (dyingAtConfirm) Confirm(context.Context, string, int64, int64, map[string]string) error {
+	return errDied
+}
+
+func (dyingAtConfirm) MarkBad(context.Context, string, int64, map[string]string) error {
+	return errDied
+}
