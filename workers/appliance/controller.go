@@ -85,12 +85,14 @@ type Config struct {
 	Timeout  time.Duration // of one apply on one member; default 60 s
 	// Lease of a group, kept alive while it is applied; default 15 s. When a worker dies, its groups stand still for so long.
 	Lease time.Duration
+	Now   func() time.Time // default time.Now
 }
 
 // Controller applies. Several may run on one store: a group's lease decides who applies, and its fence keeps the others out.
 type Controller struct {
 	Config
 	nudges map[string]chan struct{}
+	loops  map[string]*loop
 	turns  map[string]chan struct{} // of one: the group's loop and an operator's plan take turns, for their lease is the same
 }
 
@@ -110,23 +112,36 @@ func New(c Config) *Controller {
 	if c.Woken == nil {
 		c.Woken = func() {}
 	}
-	ctl := &Controller{Config: c, nudges: map[string]chan struct{}{}, turns: map[string]chan struct{}{}}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	ctl := &Controller{Config: c, nudges: map[string]chan struct{}{}, turns: map[string]chan struct{}{}, loops: map[string]*loop{}}
 	for _, g := range c.Groups {
+		if g.Interval == 0 {
+			g.Interval = c.Interval
+		}
 		ctl.nudges[g.ID] = make(chan struct{}, 1)
 		ctl.turns[g.ID] = make(chan struct{}, 1)
+		ctl.loops[g.ID] = &loop{Controller: ctl, group: g, retry: map[string]backoff{}}
 	}
 	return ctl
+}
+
+// Once brings one group's members to its newest generation, if any of them is behind. Run does that again and again; only who has a
+// scheduler of his own calls it, and not while Run is at work.
+func (c *Controller) Once(ctx context.Context, group string) error {
+	l, ok := c.loops[group]
+	if !ok {
+		return fmt.Errorf("group %s is not in the configuration", group)
+	}
+	return l.once(ctx, false)
 }
 
 // Run applies until the context ends.
 func (c *Controller) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for _, g := range c.Groups {
-		if g.Interval == 0 {
-			g.Interval = c.Interval
-		}
-		l := &loop{Controller: c, group: g, retry: map[string]backoff{}}
+	for _, l := range c.loops {
 		wg.Go(func() { l.run(ctx) })
 	}
 	ticker := time.NewTicker(c.Poll)
@@ -243,7 +258,7 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	if err != nil || !ours {
 		return err
 	}
-	l.last = time.Now()
+	l.last = l.Now()
 	ctx, done := l.keep(ctx, lease.Fence)
 	defer done()
 	// What was read before the lease was ours may be old.
@@ -347,7 +362,7 @@ func (l *loop) due(group orchestrator.Group, members map[string]orchestrator.Mem
 	for _, m := range l.group.Members {
 		known := members[m.Name]
 		behind := known.Applied < group.Generation || known.Dirty || refresh
-		if behind && known.Halted == "" && time.Now().After(l.retry[m.Name].until) {
+		if behind && known.Halted == "" && l.Now().After(l.retry[m.Name].until) {
 			due = append(due, m)
 		}
 	}
@@ -419,7 +434,7 @@ func (r *round) bring(ctx context.Context, due []Member, members map[string]orch
 				return false, err
 			}
 		}
-		asked := time.Now()
+		asked := r.Now()
 		answer, err := r.send(ctx, m, rendering, false)
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
@@ -448,7 +463,7 @@ func (r *round) bring(ctx context.Context, due []Member, members map[string]orch
 		}
 		known := r.learn(members[m.Name], answer, err)
 		members[m.Name] = known
-		r.rest(m, time.Since(asked))
+		r.rest(m, r.Now().Sub(asked))
 		if err := r.Store.PutMember(ctx, known); err != nil {
 			return false, err
 		}
@@ -461,8 +476,8 @@ func (r *round) bring(ctx context.Context, due []Member, members map[string]orch
 
 // rest keeps a failing member from taking more than a quarter of its group's time, however long it takes to fail.
 func (r *round) rest(m Member, took time.Duration) {
-	if b := r.retry[m.Name]; b.failures > 0 && time.Until(b.until) < 3*took {
-		b.until = time.Now().Add(3 * took)
+	if b := r.retry[m.Name]; b.failures > 0 && b.until.Sub(r.Now()) < 3*took {
+		b.until = r.Now().Add(3 * took)
 		r.retry[m.Name] = b
 	}
 }
@@ -478,7 +493,7 @@ func (r *round) stale(ctx context.Context, m orchestrator.Member, answer apply.A
 	if !ours || lease.Fence != r.fence {
 		return fmt.Errorf("member %s has seen a newer fence than %d: another worker applies", m.Name, r.fence)
 	}
-	m.Problem, m.Dirty, m.SeenAt = fmt.Sprintf("%s: %s; the database is older than the appliance", answer.Code, answer.Message), true, time.Now()
+	m.Problem, m.Dirty, m.SeenAt = fmt.Sprintf("%s: %s; the database is older than the appliance", answer.Code, answer.Message), true, r.Now()
 	return errors.Join(fmt.Errorf("member %s: %s", m.Name, m.Problem), r.Store.PutMember(ctx, m), r.Store.ReleaseLease(ctx, r.leaseName(), r.Holder))
 }
 
@@ -627,12 +642,12 @@ func (r *round) learn(m orchestrator.Member, answer apply.Answer, err error) orc
 	}
 	if m.Problem == "" {
 		delete(r.retry, m.Name)
-		m.Applied, m.SHA256, m.Dirty, m.SeenAt = answer.Generation, answer.SHA256, false, time.Now()
+		m.Applied, m.SHA256, m.Dirty, m.SeenAt = answer.Generation, answer.SHA256, false, r.Now()
 		return m
 	}
 	m.Dirty = true
 	if err == nil {
-		m.SeenAt = time.Now()
+		m.SeenAt = r.Now()
 		switch answer.Code {
 		case apply.Newer, apply.Shrink: // these two need an operator's word; everything else heals by itself
 			m.Halted = m.Problem
@@ -643,7 +658,7 @@ func (r *round) learn(m orchestrator.Member, answer apply.Answer, err error) orc
 	}
 	b := r.retry[m.Name]
 	b.failures++
-	b.until = time.Now().Add(min(time.Second<<min(b.failures-1, 6), time.Minute))
+	b.until = r.Now().Add(min(time.Second<<min(b.failures-1, 6), time.Minute))
 	r.retry[m.Name] = b
 	r.Log.Warn("member not brought up to date", "group", r.group.ID, "member", m.Name, "problem", m.Problem, "halted", m.Halted != "")
 	return m

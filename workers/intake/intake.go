@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -49,6 +50,8 @@ type Config struct {
 	// the first one between two, doubled each time up to queue.MaxDelay; default 5 s.
 	Tries int
 	Pause time.Duration
+	NewID func() string // of machines and runs; default is a version 7 uuid
+	Rand  io.Reader     // of host keys and passwords; default crypto/rand
 }
 
 // Consoles is the console gateway, as far as an order needs it.
@@ -78,6 +81,12 @@ func New(c Config) *Intake {
 	}
 	if c.Pause == 0 {
 		c.Pause = 5 * time.Second
+	}
+	if c.NewID == nil {
+		c.NewID = newID
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
 	}
 	return &Intake{Config: c, failures: &failures{counts: map[[sha256.Size]byte]int{}}}
 }
@@ -181,7 +190,7 @@ func (i *Intake) acceptance(order orchestrator.Order, actor string) (orchestrato
 	now := i.Now()
 	a := orchestrator.Acceptance{Order: order, Actor: actor, Now: now}
 	if order.Type == orchestrator.OrderUninstall {
-		a.Run = i.Processes[uninstall.Name].NewRun(newID(), "", order, now)
+		a.Run = i.Processes[uninstall.Name].NewRun(i.NewID(), "", order, now)
 		return a, nil
 	}
 	if order.Type.Alters() {
@@ -199,7 +208,7 @@ func (i *Intake) acceptance(order orchestrator.Order, actor string) (orchestrato
 		return a, err
 	}
 	a.Machine = machine
-	a.Run = i.Processes[install.Name].NewRun(newID(), machine.ID, order, now)
+	a.Run = i.Processes[install.Name].NewRun(i.NewID(), machine.ID, order, now)
 	return a, nil
 }
 
@@ -222,15 +231,15 @@ func (i *Intake) alter(order orchestrator.Order, m orchestrator.Machine) (orches
 // machine is made with its secrets, so that the core needs no randomness.
 func (i *Intake) machine(order orchestrator.Order, now time.Time) (orchestrator.Machine, error) {
 	m := orchestrator.Machine{
-		ID: newID(), Tenant: order.Tenant, Name: order.Name, Hostname: order.GuestName(), Image: order.Image, Plan: order.Plan,
+		ID: i.NewID(), Tenant: order.Tenant, Name: order.Name, Hostname: order.GuestName(), Image: order.Image, Plan: order.Plan,
 		Firewall: order.Firewall, SSHKeys: order.SSHKeys, PoolWanted: order.Pool, Presence: orchestrator.Planned,
 		State: string(i.Processes[install.Name].Start()), CreatedAt: now, UpdatedAt: now,
 	}
-	key, public, err := postinstall.NewHostKey(rand.Reader)
+	key, public, err := postinstall.NewHostKey(i.Rand)
 	if err != nil {
 		return m, err
 	}
-	password, err := console.NewPassword(rand.Reader)
+	password, err := console.NewPassword(i.Rand)
 	if err != nil {
 		return m, err
 	}
@@ -249,7 +258,7 @@ func (i *Intake) machine(order orchestrator.Order, now time.Time) (orchestrator.
 
 // administer gives a machine its administrator's first password: sealed for us, and encrypted for the customer.
 func (i *Intake) administer(m *orchestrator.Machine) error {
-	password, err := winrm.NewPassword(rand.Reader)
+	password, err := winrm.NewPassword(i.Rand)
 	if err != nil {
 		return err
 	}

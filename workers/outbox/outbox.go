@@ -39,7 +39,7 @@ type Publisher struct {
 	Config
 	nudge chan struct{}
 	// size of the next batch: halved when one fails, doubled when one is through, so that a broker too slow for a whole batch within the
-	// lease is not given the same one for ever. Run's own.
+	// lease is not given the same one for ever. Once's own.
 	size int
 }
 
@@ -81,7 +81,7 @@ func (p *Publisher) Run(ctx context.Context) {
 		case <-p.nudge:
 		case <-wait.C:
 		}
-		more, err := p.once(ctx)
+		more, err := p.Once(ctx)
 		pause := p.Poll
 		switch {
 		case err != nil && ctx.Err() == nil:
@@ -98,8 +98,8 @@ func (p *Publisher) Run(ctx context.Context) {
 	}
 }
 
-// once publishes one batch; more means that there may be another.
-func (p *Publisher) once(ctx context.Context) (more bool, err error) {
+// Once publishes one batch; more means that there may be another. Run calls it again and again; only who has a scheduler of his own calls it.
+func (p *Publisher) Once(ctx context.Context) (more bool, err error) {
 	events, err := p.Store.Unpublished(ctx, 1)
 	if err != nil || len(events) == 0 {
 		return false, err
