@@ -45,7 +45,9 @@ func isBusy(err error) bool {
 }
 
 // Fault implements sqlstore.DB.
-func (db *database) Fault(err error) sqlstore.Fault {
+func (db *database) Fault(err error) sqlstore.Fault { return fault(err) }
+
+func fault(err error) sqlstore.Fault {
 	var failure *driversqlite.Error
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, sql.ErrConnDone), errors.Is(err, driver.ErrBadConn):

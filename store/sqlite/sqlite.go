@@ -142,7 +142,7 @@ func (db *database) Update(ctx context.Context, f func(sqlstore.Tx) error) (err 
 	}
 	// What was begun is ended whatever becomes of the caller.
 	end := context.WithoutCancel(ctx)
-	if err := f(transaction{db, c.prepare}); err != nil {
+	if err := f(transaction{db.speller, c.prepare}); err != nil {
 		if _, rollback := c.conn.ExecContext(end, `ROLLBACK`); rollback != nil {
 			c.discard() // SQLite may have rolled back by itself; a new connection is in no doubt
 		}
@@ -162,7 +162,7 @@ func (db *database) View(ctx context.Context, f func(sqlstore.Tx) error) error {
 	if err != nil {
 		return err
 	}
-	err = f(transaction{db, tx.PrepareContext})
+	err = f(transaction{db.speller, tx.PrepareContext})
 	return errors.Join(err, tx.Rollback())
 }
 
@@ -213,7 +213,7 @@ func (c *connection) prepare(ctx context.Context, text string) (*sql.Stmt, error
 }
 
 type transaction struct {
-	db      *database
+	speller *sqlstore.Speller
 	prepare func(context.Context, string) (*sql.Stmt, error)
 }
 
@@ -227,7 +227,7 @@ func (t transaction) Run(ctx context.Context, stmts ...sqlstore.Stmt) (int, erro
 }
 
 func (t transaction) run(ctx context.Context, stmt sqlstore.Stmt) error {
-	prepared, err := t.prepare(ctx, t.db.speller.Spell(stmt.SQL))
+	prepared, err := t.prepare(ctx, t.speller.Spell(stmt.SQL))
 	if err != nil {
 		return err
 	}

@@ -109,3 +109,45 @@ func TestWriterWaitsForAnotherProcess(t *testing.T) {
 func BenchmarkHistory(b *testing.B) {
 	storetest.BenchHistory(b, storetest.Harness{New: func(t testing.TB) storetest.Database { return newFile(t) }}, 100_000)
 }
+
+// The store in memory answers as the one in a file does.
+func TestMemory(t *testing.T) {
+	storetest.Exercise(t, storetest.Harness{New: func(t testing.TB) storetest.Database { return newMemory(t) }, TripsPerCommit: 1})
+}
+
+type memory struct{ *sqlite.Memory }
+
+func newMemory(t testing.TB) memory {
+	t.Helper()
+	m, err := sqlite.NewMemory(t.Context(), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return memory{m}
+}
+
+func (m memory) Open(testing.TB) storetest.Store { return m.Memory }
+
+// Reset leaves nothing, and numbers begin anew.
+func TestMemoryReset(t *testing.T) {
+	m := newMemory(t)
+	for range 2 {
+		if err := m.SyncGroups(t.Context(), []orchestrator.Group{{ID: "dhcp", Unit: orchestrator.DHCP, MinApplied: 1}}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if groups, err := m.Groups(t.Context()); err != nil || len(groups) != 1 {
+			t.Fatalf("%v, %v", groups, err)
+		}
+		if err := m.Reset(); err != nil {
+			t.Fatal(err)
+		}
+		if groups, err := m.Groups(t.Context()); err != nil || len(groups) != 0 {
+			t.Fatalf("after the reset: %v, %v", groups, err)
+		}
+	}
+}
