@@ -4,7 +4,7 @@ GO ?= go
 BIN := bin/slipway
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-quick fuzz bench lint generate clean
+.PHONY: help build demo test test-quick simulate fuzz bench lint generate clean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ test-quick: ## what runs here without installing anything and without root; list
 
 fuzz: ## every parser of foreign bytes for FUZZTIME (1m) each; a part of that time is in `make test`
 	scripts/fuzz.sh
+
+SEEDS ?= 1000
+simulate: ## whole sites with faults, by seed (SEEDS=1000); a seed that fails is printed with what repeats it
+	$(GO) run ./internal/simulation/simulate -seeds $(SEEDS)
 
 bench: ## durable steps per second, commits and round trips per step, restarts per burst
 	scripts/bench.sh

@@ -17,21 +17,7 @@ import (
 )
 
 func build(w *orchestratortest.World, d orchestrator.Desired) []*orchestrator.Process {
-	return []*orchestrator.Process{
-		install.New(install.Ports{Hypervisor: w, Desired: d, Installer: w, Prober: orchestratortest.Prober{World: w}, Vault: orchestratortest.Vault{},
-			Names: w, Monitoring: w, Addresses: w.Service, Rooms: rooms(d)}),
-		uninstall.New(uninstall.Ports{Hypervisor: w, Desired: d, Names: w, Monitoring: w}),
-		reconfigure.New(reconfigure.Ports{Hypervisor: w, Desired: d, Installer: w, Maintainer: w, Prober: orchestratortest.Prober{World: w}, Names: w, Monitoring: w}),
-		suspend.New(suspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
-		unsuspend.New(unsuspend.Ports{Hypervisor: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
-		importing.New(importing.Ports{Hypervisor: w, Importer: w, Desired: d, Prober: orchestratortest.Prober{World: w}}),
-	}
-}
-
-// rooms is the store, which a harness that only reads the table leaves out.
-func rooms(d orchestrator.Desired) orchestrator.Rooms {
-	r, _ := d.(orchestrator.Rooms)
-	return r
+	return orchestratortest.Tables(w, w, d)
 }
 
 // stores makes SQLite stores, each a copy of one that was migrated once.

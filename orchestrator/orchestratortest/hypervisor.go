@@ -138,6 +138,9 @@ func (w *World) ShapeMachine(_ context.Context, spec orchestrator.MachineSpec, u
 	if err := w.pass(p, During); err != nil {
 		return orchestrator.VM{}, err
 	}
+	if w.find(uuid) == nil {
+		return orchestrator.VM{}, orchestrator.Errorf("ShapeMachine", orchestrator.Conflict, "VM %s has gone meanwhile", uuid)
+	}
 	for _, other := range w.vms {
 		if other != v && other.mac == spec.MAC {
 			w.violate("MAC %s on two VMs", spec.MAC)

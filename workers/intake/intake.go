@@ -194,7 +194,7 @@ func (i *Intake) acceptance(order orchestrator.Order, actor string) (orchestrato
 		return a, nil
 	}
 	if order.Type.Alters() {
-		a.Run = i.Processes[strings.TrimPrefix(string(order.Type), "slipway.order.")].NewRun(newID(), "", order, now)
+		a.Run = i.Processes[strings.TrimPrefix(string(order.Type), "slipway.order.")].NewRun(i.NewID(), "", order, now)
 		a.Alter = func(m orchestrator.Machine) (orchestrator.Alteration, error) { return i.alter(order, m) }
 		return a, nil
 	}
@@ -220,7 +220,7 @@ func (i *Intake) alter(order orchestrator.Order, m orchestrator.Machine) (orches
 		}
 	}
 	return order.Alteration(m, func(m orchestrator.Machine) (orchestrator.Sealed, error) {
-		password, err := console.NewPassword(rand.Reader)
+		password, err := console.NewPassword(i.Rand)
 		if err != nil {
 			return nil, err
 		}
