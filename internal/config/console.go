@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path"
+	"strings"
 	"time"
 )
 
@@ -35,6 +37,8 @@ func (c Console) validate(add func(field, problem, fix string)) {
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		add("console.url", "is not a URL", "give the one that browsers reach the console by, such as https://console.example.net")
+	case u.Path != "" && path.Clean(u.Path) != strings.TrimRight(u.Path, "/") && u.Path != "/" || strings.ContainsAny(u.Path, "{}"):
+		add("console.url", "has an empty or odd part in its path", "use plain names between single slashes")
 	case u.RawQuery != "" || u.Fragment != "" || u.User != nil:
 		add("console.url", "has more than scheme, host and path", "leave out the rest")
 	case u.Scheme == "http" && !c.Insecure && !isLoopback(u.Host):

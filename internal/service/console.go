@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"sync"
+	"time"
 
 	"slipway/internal/api"
 	"slipway/internal/config"
@@ -46,24 +47,16 @@ func openConsole(cfg *config.Config, s orchestrator.Store, display orchestrator.
 }
 
 // serveConsole serves the gateway's listeners until ctx ends or one of them fails.
-func serveConsole(ctx context.Context, g *gateway.Gateway, c config.Console) error {
+func serveConsole(ctx context.Context, g *gateway.Gateway, c config.Console, log *slog.Logger) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var settings *tls.Config
 	if c.Cert != "" {
-		key, err := c.Key.Read()
-		if err != nil {
-			return fmt.Errorf("key: %w", err)
+		pair := &renewed{cert: c.Cert, key: c.Key, log: log}
+		if err := pair.read(); err != nil {
+			return err
 		}
-		chain, err := os.ReadFile(c.Cert)
-		if err != nil {
-			return fmt.Errorf("cert: %w", err)
-		}
-		pair, err := tls.X509KeyPair(chain, []byte(key.Reveal()))
-		if err != nil {
-			return fmt.Errorf("cert and key: %w", err)
-		}
-		settings = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+		settings = &tls.Config{GetCertificate: pair.get, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 	}
 	var serving sync.WaitGroup
 	defer serving.Wait()
@@ -90,6 +83,56 @@ func serveConsole(ctx context.Context, g *gateway.Gateway, c config.Console) err
 	}
 	<-ctx.Done()
 	return context.Cause(ctx)
+}
+
+// renewed is a certificate that is read again when its file has changed: who renews it does not have to end anybody's screen. Safe for
+// concurrent use.
+type renewed struct {
+	cert string
+	key  config.Secret
+	log  *slog.Logger
+
+	mu      sync.Mutex
+	pair    *tls.Certificate
+	of      time.Time // the file's, as it was read
+	checked time.Time
+}
+
+// read takes what is there now. The last good pair stays when it is no pair.
+func (r *renewed) read() error {
+	info, err := os.Stat(r.cert)
+	if err != nil {
+		return fmt.Errorf("cert: %w", err)
+	}
+	key, err := r.key.Read()
+	if err != nil {
+		return fmt.Errorf("key: %w", err)
+	}
+	chain, err := os.ReadFile(r.cert)
+	if err != nil {
+		return fmt.Errorf("cert: %w", err)
+	}
+	pair, err := tls.X509KeyPair(chain, []byte(key.Reveal()))
+	if err != nil {
+		return fmt.Errorf("cert and key: %w", err)
+	}
+	r.pair, r.of = &pair, info.ModTime()
+	return nil
+}
+
+func (r *renewed) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	const every = 10 * time.Second
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); now.Sub(r.checked) >= every {
+		r.checked = now
+		if info, err := os.Stat(r.cert); err != nil || !info.ModTime().Equal(r.of) {
+			if err := r.read(); err != nil { // half of the two may be there: it is tried again
+				r.log.Warn("the console's new certificate cannot be used; the old one stays", "error", err)
+			}
+		}
+	}
+	return r.pair, nil
 }
 
 // RunConsole is a gateway alone: a process that needs the database, the pools and the vault's key, and drives no run.
@@ -124,7 +167,7 @@ func RunConsole(ctx context.Context, cfg *config.Config, log *slog.Logger) error
 		return err
 	}
 	log.Info("showing consoles", "listen", cfg.Console.Listen, "vnc", cfg.Console.VNC, "url", cfg.Console.URL)
-	err = serveConsole(ctx, g, cfg.Console)
+	err = serveConsole(ctx, g, cfg.Console, log)
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}

@@ -252,7 +252,7 @@ func (s *Service) Run(ctx context.Context) error {
 	serving.Go(func() { fail("queue", s.Queue.Orders(ctx, s.Config.Queue.Prefetch, s.Intake.Handle)) })
 	serving.Go(func() { fail("socket", s.serveAPI(ctx)) })
 	if s.console != nil && s.Config.Console.Listen != "" {
-		serving.Go(func() { fail("console", serveConsole(ctx, s.console, s.Config.Console)) })
+		serving.Go(func() { fail("console", serveConsole(ctx, s.console, s.Config.Console, s.log)) })
 	}
 	if s.Config.Listen != "" {
 		serving.Go(func() { fail("listen", s.serveHealth(ctx)) })

@@ -77,24 +77,35 @@ func (s *Store) IssueToken(ctx context.Context, token orchestrator.PassHash, p o
 	return p, err
 }
 
-// RedeemToken implements orchestrator.ConsolePasses. The token's row is locked: of two who try at once, one is told that it was used.
+// RedeemToken implements orchestrator.ConsolePasses. Anybody may try: only a token that would open costs a transaction. The machine's row is
+// locked first, as commits do, so that no session begins beside what revokes it; of two who try one token at once, one is told that it was used.
 func (s *Store) RedeemToken(ctx context.Context, token, session orchestrator.PassHash, machine string, from netip.Addr, age time.Duration) (orchestrator.ConsolePass, error) {
 	const op = "store.RedeemToken"
-	var p orchestrator.ConsolePass
-	err := s.transact(ctx, op, func(ctx context.Context, tx Tx) error {
-		var found []pass
-		err := one(ctx, tx, `SELECT `+passColumns+` FROM console_passes WHERE hash = $1 AND kind = 'token' {lock}`, collectPass(&found), hash(token))
-		if err != nil {
-			return err
-		}
+	opens := func(found []pass) error {
 		if len(found) == 0 {
 			return notFound(op, "no such pass")
 		}
-		if err := found[0].open(op, machine, from); err != nil {
+		return found[0].open(op, machine, from)
+	}
+	var found []pass
+	read := Stmt{SQL: `SELECT ` + passColumns + ` FROM console_passes WHERE hash = $1 AND kind = 'token'`, Args: []any{hash(token)}, Scan: collectPass(&found)}
+	if err := s.view(ctx, op, read); err != nil {
+		return orchestrator.ConsolePass{}, err
+	}
+	if err := opens(found); err != nil {
+		return orchestrator.ConsolePass{}, err
+	}
+	var p orchestrator.ConsolePass
+	err := s.transact(ctx, op, func(ctx context.Context, tx Tx) error {
+		found = nil
+		if _, err := tx.Run(ctx, lockMachine(machine), read); err != nil {
+			return err
+		}
+		if err := opens(found); err != nil {
 			return err
 		}
 		p = found[0].ConsolePass
-		_, err = tx.Run(ctx,
+		_, err := tx.Run(ctx,
 			Stmt{SQL: `UPDATE console_passes SET used_at = {now} WHERE hash = $1`, Args: []any{hash(token)}},
 			Stmt{
 				SQL: `INSERT INTO console_passes (hash, kind, machine, viewer, address, expires_at, created_at)
@@ -105,6 +116,11 @@ func (s *Store) RedeemToken(ctx context.Context, token, session orchestrator.Pas
 		return err
 	})
 	return p, err
+}
+
+// lockMachine keeps everybody else who issues, redeems or revokes a machine's passes waiting.
+func lockMachine(machine string) Stmt {
+	return Stmt{SQL: `SELECT id FROM machines WHERE id = $1 {lock}`, Args: []any{machine}, Scan: func(Row) error { return nil }}
 }
 
 // Session implements orchestrator.ConsolePasses.
@@ -131,6 +147,9 @@ func (s *Store) RevokePasses(ctx context.Context, machine, actor, reason string)
 	n := 0
 	err := s.transact(ctx, "store.RevokePasses", func(ctx context.Context, tx Tx) error {
 		n = 0
+		if _, err := tx.Run(ctx, lockMachine(machine)); err != nil {
+			return err
+		}
 		err := one(ctx, tx, `UPDATE console_passes SET revoked_at = {now} WHERE machine = $1 AND revoked_at = 0 AND expires_at > {now} RETURNING hash`, counted(&n), machine)
 		if err != nil {
 			return err
@@ -142,6 +161,7 @@ func (s *Store) RevokePasses(ctx context.Context, machine, actor, reason string)
 
 // revokePasses ends the machine's passes when its console entry is about to go (body "") or to become another.
 func (c *compiler) revokePasses(group, body string) {
+	c.stmts = append(c.stmts, lockMachine(c.commit.Run.Machine))
 	c.add(`UPDATE console_passes SET revoked_at = {now} WHERE machine = $1 AND revoked_at = 0 AND EXISTS
 		(SELECT 1 FROM entries e JOIN appliance_groups g ON g.id = e.group_id
 		WHERE e.group_id = $2 AND e.machine = $1 AND e.removed = 0 AND e.body <> $3 AND g.unit = 'console')`, c.commit.Run.Machine, group, body)
@@ -151,6 +171,9 @@ func (c *compiler) revokePasses(group, body string) {
 func (i *intake) console() error {
 	m, err := i.find("")
 	if err != nil {
+		return err
+	}
+	if _, err := i.tx.Run(i.ctx, lockMachine(m.ID)); err != nil {
 		return err
 	}
 	open := 0

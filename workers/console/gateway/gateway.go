@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -72,6 +73,12 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	base := *cfg.URL
 	base.Path = strings.TrimRight(base.Path, "/")
+	if base.Path != "" && path.Clean(base.Path) != base.Path || strings.ContainsAny(base.Path, "{}") {
+		return nil, errors.New("console.url: its path has an empty or odd part; use plain names between single slashes")
+	}
+	if port := base.Port(); port == map[string]string{"https": "443", "http": "80"}[base.Scheme] { // browsers leave it out of their Origin
+		base.Host = strings.TrimSuffix(base.Host, ":"+port)
+	}
 	cfg.URL = &base
 	for _, d := range []struct {
 		value *time.Duration

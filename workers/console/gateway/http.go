@@ -74,6 +74,7 @@ func (g *Gateway) ServeHTTP(ctx context.Context, l net.Listener) error {
 		Handler: g.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 	}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener{l, g}) }()

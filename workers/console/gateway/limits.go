@@ -10,7 +10,7 @@ import (
 // Limits bound what is open at once; zero values take the defaults.
 type Limits struct {
 	Total      int // connections of all kinds; default 4,096
-	PerAddress int // from one address; default 64
+	PerAddress int // from one address, or one /64 of IPv6; default 64
 	PerMachine int // screens of one machine; default 8
 }
 
@@ -29,33 +29,34 @@ func (l Limits) withDefaults() Limits {
 // limiter counts what is open.
 type limiter struct {
 	Limits
-	mu        sync.Mutex
-	total     int
-	addresses map[netip.Addr]int
-	machines  map[string]int
+	mu       sync.Mutex
+	total    int
+	sources  map[netip.Prefix]int
+	machines map[string]int
 }
 
 func newLimiter(l Limits) *limiter {
-	return &limiter{Limits: l.withDefaults(), addresses: map[netip.Addr]int{}, machines: map[string]int{}}
+	return &limiter{Limits: l.withDefaults(), sources: map[netip.Prefix]int{}, machines: map[string]int{}}
 }
 
 // connection takes a place for a connection from an address. The zero address, a trusted proxy's, is counted in the total only.
 func (l *limiter) connection(from netip.Addr) (release func(), ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.total >= l.Total || from.IsValid() && l.addresses[from] >= l.PerAddress {
+	source := sourceOf(from)
+	if l.total >= l.Total || source.IsValid() && l.sources[source] >= l.PerAddress {
 		return nil, false
 	}
 	l.total++
-	if from.IsValid() {
-		l.addresses[from]++
+	if source.IsValid() {
+		l.sources[source]++
 	}
 	return sync.OnceFunc(func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.total--
-		if from.IsValid() {
-			less(l.addresses, from)
+		if source.IsValid() {
+			less(l.sources, source)
 		}
 	}), true
 }
@@ -83,17 +84,18 @@ func less[K comparable](counts map[K]int, key K) {
 
 // Lockout: VNC passwords have 8 characters, so that guesses must cost.
 const (
-	guessesPerAddress = 5                // wrong answers before an address has to wait
-	guessesPerMachine = 30               // of all addresses together before a machine's password opens nothing
-	guessWindow       = 10 * time.Minute // in which they count, and how long the wait is
-	maxGuessers       = 10_000           // what is remembered at once
+	guessesPerSource  = 5                // wrong answers before a source has to wait
+	guessesPerMachine = 30               // of all sources together before a machine's password opens nothing
+	guessWindow       = 10 * time.Minute // from the first of them, and how long the wait is at most
+	maxSources        = 10_000           // what is remembered at once
 )
 
-// lockout remembers wrong passwords. A machine's lock keeps its owner out too: it is the price of a password that short, and the browser's
+// lockout counts guesses at passwords. A machine's lock keeps its owner out too: it is the price of a password that short, and the browser's
 // way in stays open.
 type lockout struct {
-	mu      sync.Mutex
-	guesses map[string]*guesses
+	mu       sync.Mutex
+	sources  map[netip.Prefix]*guesses
+	machines map[string]*guesses
 }
 
 type guesses struct {
@@ -101,61 +103,68 @@ type guesses struct {
 	until time.Time
 }
 
-func newLockout() *lockout { return &lockout{guesses: map[string]*guesses{}} }
-
-func guessKeys(from netip.Addr, machine string) map[string]int {
-	return map[string]int{"a" + from.String(): guessesPerAddress, "m" + machine: guessesPerMachine}
+func newLockout() *lockout {
+	return &lockout{sources: map[netip.Prefix]*guesses{}, machines: map[string]*guesses{}}
 }
 
-// locked reports whether the address or the machine has to wait.
-func (l *lockout) locked(from netip.Addr, machine string) bool {
+// guess takes one of the guesses that a source and a machine have left, before the answer is heard: many at once are as many. ok is false
+// when there is none; such a try counts for nothing, so that a wait ends. right gives the guesses back. The zero source, which stands for
+// many, is not counted.
+func (l *lockout) guess(source netip.Prefix, machine string) (right func(), ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	for key, most := range guessKeys(from, machine) {
-		if g := l.guesses[key]; g != nil && g.n >= most && now.Before(g.until) {
-			return true
-		}
+	m := current(l.machines, machine, now)
+	if m.n >= guessesPerMachine {
+		return nil, false
 	}
-	return false
-}
-
-// wrong counts a wrong password, and reports whether that was one too many.
-func (l *lockout) wrong(from netip.Addr, machine string) (locked bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := time.Now()
-	if len(l.guesses) >= maxGuessers {
-		for key, g := range l.guesses {
-			if now.After(g.until) {
-				delete(l.guesses, key)
+	s := &guesses{}
+	if source.IsValid() {
+		if len(l.sources) >= maxSources {
+			for key, g := range l.sources {
+				if now.After(g.until) {
+					delete(l.sources, key)
+				}
 			}
 		}
-	}
-	for key, most := range guessKeys(from, machine) {
-		g := l.guesses[key]
-		if g == nil {
-			if len(l.guesses) >= maxGuessers && key[0] == 'a' {
-				continue // whoever has that many addresses is counted by the machine, and there are not more of those than there are
-			}
-			g = &guesses{}
-			l.guesses[key] = g
+		if len(l.sources) < maxSources || l.sources[source] != nil { // whoever has that many is counted by the machine
+			s = current(l.sources, source, now)
 		}
-		if now.After(g.until) {
-			g.n = 0
+		if s.n >= guessesPerSource {
+			return nil, false
 		}
-		g.n++
-		g.until = now.Add(guessWindow)
-		locked = locked || g.n >= most
 	}
-	return locked
+	m.n++
+	s.n++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		m.n--
+		s.n = 0
+	}, true
 }
 
-// right forgets the address's wrong ones.
-func (l *lockout) right(from netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.guesses, "a"+from.String())
+// current is the count of the window that holds now.
+func current[K comparable](counts map[K]*guesses, key K, now time.Time) *guesses {
+	g := counts[key]
+	if g == nil || now.After(g.until) {
+		g = &guesses{until: now.Add(guessWindow)}
+		counts[key] = g
+	}
+	return g
+}
+
+// sourceOf is whom an address stands for: itself, or with IPv6 the network of a customer, which has more addresses than can be counted.
+func sourceOf(a netip.Addr) netip.Prefix {
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
 }
 
 // remote is the address at the other end of a connection.

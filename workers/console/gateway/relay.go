@@ -15,7 +15,8 @@ import (
 
 const (
 	copyBuffer   = 16 << 10
-	writeTimeout = time.Minute // a viewer that takes nothing for that long has gone
+	openTimeout  = 30 * time.Second // for a host to show a screen
+	writeTimeout = time.Minute      // a viewer that takes nothing for that long has gone
 )
 
 var (
@@ -92,6 +93,8 @@ func (g *Gateway) left(err error) error {
 
 // screen opens the machine's display and speaks with it up to its picture.
 func (g *Gateway) screen(ctx context.Context, m orchestrator.Machine) (net.Conn, rfb.ServerInit, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
 	if err := g.allowed(ctx, m); err != nil {
 		return nil, rfb.ServerInit{}, err
 	}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/netip"
 	"time"
@@ -28,6 +29,7 @@ var closeCodes = map[string]websocket.StatusCode{
 
 const (
 	maxClientMessage = 1 << 20          // bytes of one message of a viewer: its clipboard is the largest
+	goodbye          = 5 * time.Second  // for a viewer's answer to a close
 	pingEvery        = 30 * time.Second // a viewer that does not answer two of them has gone
 )
 
@@ -43,15 +45,8 @@ func (g *Gateway) socket(w http.ResponseWriter, r *http.Request) {
 		g.refusePass(w, err)
 		return
 	}
-	from := g.client(r)
-	if peer := remoteOf(r); from != peer { // the listener has counted the proxy, not the viewer
-		release, ok := g.limits.connection(from)
-		if !ok {
-			g.refuse(w, codeBusy, http.StatusTooManyRequests)
-			return
-		}
-		defer release()
-	}
+	g.open.Add(1) // while the server still counts the request
+	defer g.open.Done()
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		Subprotocols: []string{"binary"}, InsecureSkipVerify: true, // sameOrigin has looked
 		CompressionMode: websocket.CompressionDisabled,
@@ -59,25 +54,36 @@ func (g *Gateway) socket(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // answered by Accept
 	}
-	g.open.Add(1)
-	defer g.open.Done()
 	defer ws.CloseNow() //nolint:errcheck // nothing is left to be done about it
-	ws.SetReadLimit(maxClientMessage)
+	bye := func(err error) { closeSocket(r.Context(), ws, err) }
+	from := g.client(r)
+	if peer := remoteOf(r); from != peer { // the listener has counted the proxy, not the viewer
+		release, ok := g.limits.connection(from)
+		if !ok {
+			g.metrics.refused.WithLabelValues("too_many").Inc()
+			bye(errBusy)
+			return
+		}
+		defer release()
+	}
 	m, err := g.cfg.Store.Machine(r.Context(), pass.Machine)
 	if err != nil {
-		g.closeSocket(ws, err)
+		bye(err)
 		return
 	}
 	who := viewer{
-		way: "browser", user: pass.User, from: from, bye: func(err error) { g.closeSocket(ws, err) },
+		way: "browser", user: pass.User, from: from, bye: bye,
 		still: func(ctx context.Context) error {
-			_, err := g.session(r.WithContext(ctx))
-			return err
+			if _, err := g.session(r.WithContext(ctx)); err != nil {
+				return err
+			}
+			return g.allowed(ctx, m)
 		},
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	conn := websocket.NetConn(ctx, ws, websocket.MessageBinary)
+	ws.SetReadLimit(maxClientMessage) // NetConn has none
 	defer conn.Close()
 	pinging := make(chan struct{})
 	go func() {
@@ -88,7 +94,7 @@ func (g *Gateway) socket(w http.ResponseWriter, r *http.Request) {
 	err = g.show(ctx, conn, m, who, func(ctx context.Context) (*rfb.Viewer, error) {
 		return rfb.Greet(ctx, conn, rfb.None)
 	})
-	g.closeSocket(ws, err)
+	bye(err)
 	cancel()
 	<-pinging
 }
@@ -101,8 +107,12 @@ func remoteOf(r *http.Request) netip.Addr {
 	return at.Addr().Unmap()
 }
 
-// closeSocket tells the page why.
-func (g *Gateway) closeSocket(ws *websocket.Conn, err error) {
+// closeSocket tells the page why, and waits a moment for its answer. The library drains what the viewer sends meanwhile without any bound in
+// time, so the connection itself gets one: nobody keeps a gateway from stopping by a frame that never ends.
+func closeSocket(ctx context.Context, ws *websocket.Conn, err error) {
+	if conn, ok := ctx.Value(connKey{}).(net.Conn); ok {
+		_ = conn.SetDeadline(time.Now().Add(goodbye))
+	}
 	if err == nil {
 		_ = ws.Close(websocket.StatusNormalClosure, "") // a second close is nothing
 		return
@@ -114,6 +124,9 @@ func (g *Gateway) closeSocket(ws *websocket.Conn, err error) {
 	}
 	_ = ws.Close(status, code)
 }
+
+// connKey finds a request's connection in its context.
+type connKey struct{}
 
 // ping ends when the viewer does not answer or ctx ends.
 func ping(ctx context.Context, ws *websocket.Conn) {

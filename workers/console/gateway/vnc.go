@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -52,8 +53,14 @@ func (g *Gateway) vnc(ctx context.Context, conn net.Conn) error {
 		return g.left(err)
 	}
 	m, password := g.target(ctx, v.Target)
-	if g.locks.locked(from, m.ID) {
+	source := sourceOf(from)
+	if from.IsLoopback() || g.isProxy(from) { // a proxy's, which stands for everybody
+		source = netip.Prefix{}
+	}
+	rightly, ok := g.locks.guess(source, m.ID)
+	if !ok {
 		g.metrics.refused.WithLabelValues("locked").Inc()
+		g.cfg.Log.Warn("console passwords are being guessed", "from", from, "machine", m.ID)
 		password = orchestrator.Secret{} // asked for all the same: a guesser is not told
 	}
 	right, err := v.Verify(ctx, password)
@@ -62,12 +69,9 @@ func (g *Gateway) vnc(ctx context.Context, conn net.Conn) error {
 	}
 	if !right {
 		g.metrics.refused.WithLabelValues("password").Inc()
-		if g.locks.wrong(from, m.ID) {
-			g.cfg.Log.Warn("console passwords are being guessed", "from", from, "machine", m.ID)
-		}
 		return v.Refuse(ctx, "Wrong machine or password, or too many wrong ones before: wait ten minutes.")
 	}
-	g.locks.right(from)
+	rightly()
 	who := viewer{
 		way: "vnc", user: printable(v.User), from: from, bye: func(error) { _ = conn.Close() },
 		still: func(ctx context.Context) error {

@@ -23,7 +23,9 @@ const words = {
 };
 const closeCodes = { 4001: "revoked", 4002: "off", 4003: "unreachable", 4004: "busy", 4005: "ended", 4006: "closed" };
 
+let token = location.hash.slice(1); // until it was answered for good
 let rfb = null;
+let connecting = false;
 let timer = 0;
 let tries = 0;
 
@@ -45,6 +47,7 @@ function say(code) {
   buttons(false);
   clearTimeout(timer);
   if (again) timer = setTimeout(connect, Math.min(30, 2 ** tries++) * 1000);
+  return null;
 }
 
 function welcome(session) {
@@ -57,36 +60,45 @@ async function codeOf(response) {
   try { return (await response.json()).code ?? "away"; } catch { return "away"; }
 }
 
-// enter makes a session of the link's token, or finds the one of an earlier link.
+// enter makes a session of the link's token, or finds the one of an earlier link. It returns the session, or null when that was said. A
+// token that nobody has answered for is kept for the next try.
 async function enter() {
-  const token = location.hash.slice(1);
-  history.replaceState(null, "", location.pathname); // nobody copies a used link
-  const ask = token === "" ? fetch("session") : fetch("session", {
-    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token }),
-  });
-  let response;
-  try { response = await ask; } catch { return say("away"); }
-  if (!response.ok) {
-    const code = await codeOf(response);
-    if (token !== "" && code === "used" && (await fetch("session")).ok) return connect(); // this very page, reloaded
-    return say(code);
+  if (token !== "") {
+    const response = await fetch("session", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token }) });
+    const code = response.ok ? "" : await codeOf(response);
+    if (code === "away") return say(code);
+    token = "";
+    if (response.ok) return response.json();
+    if (code !== "used") return say(code); // a used one may be this very page's, reloaded
+    const earlier = await fetch("session");
+    return earlier.ok ? earlier.json() : say(code);
   }
-  return connect();
+  const response = await fetch("session");
+  return response.ok ? response.json() : say(await codeOf(response));
 }
 
 async function connect() {
   clearTimeout(timer);
-  if (rfb !== null) return;
-  let response;
-  try { response = await fetch("session"); } catch { return say("away"); }
-  if (!response.ok) return say(await codeOf(response));
-  welcome(await response.json());
+  if (rfb !== null || connecting) return;
+  connecting = true;
+  try {
+    const session = await enter();
+    if (session !== null) show(session);
+  } catch {
+    say("away");
+  } finally {
+    connecting = false;
+  }
+}
+
+function show(session) {
+  welcome(session);
 
   const address = new URL("socket", location.href);
   address.protocol = address.protocol.replace("http", "ws");
   const socket = new WebSocket(address, ["binary"]);
   let code = "ended";
-  socket.addEventListener("close", (event) => { code = closeCodes[event.code] ?? "ended"; });
+  socket.addEventListener("close", (event) => { code = event.reason in words ? event.reason : closeCodes[event.code] ?? "ended"; });
   const mine = new RFB($("screen"), socket, { shared: true });
   rfb = mine;
   mine.scaleViewport = true;
@@ -151,4 +163,5 @@ keys.addEventListener("input", () => {
 // A new link to the page that is open already changes nothing but what is behind the #.
 addEventListener("hashchange", () => location.reload());
 
-enter();
+history.replaceState(null, "", location.pathname); // nobody copies a used link
+connect();
