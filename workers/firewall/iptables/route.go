@@ -14,7 +14,7 @@ import (
 // The kernel answers ARP for whatever its routes call local. An announced address is a local /32 in table main that carries our protocol
 // number, and, on one of several firewalls, the active one's address as its preferred source: such a route cannot be made where that
 // address is not, and the kernel takes it away in the moment in which it takes the address away, whether or not anything of ours runs
-// (docs/adr/0008).
+// (docs/adr/0009).
 const (
 	routeProtocol = 222 // nobody's in iproute2's rt_protos
 	routeTable    = unix.RT_TABLE_MAIN
