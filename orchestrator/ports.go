@@ -73,6 +73,7 @@ type VM struct {
 	Attempt   int
 	Machine   string
 	Power     string // "halted", "running", "paused", "suspended"
+	PowerTask string // the task that is changing Power at this moment, whoever began it; "" when none is
 	Template  bool   // a clone before its provision
 	Host      string // uuid, while running
 	MemoryMiB int64

@@ -63,6 +63,9 @@ func (w *World) observed(v *vm) orchestrator.VM {
 	if v.power == "running" {
 		seen.Host = v.host
 	}
+	if v.busy == "start" || v.busy == "stop" {
+		seen.PowerTask = v.task
+	}
 	for _, id := range v.disks {
 		if d := w.findDisk(id); d != nil {
 			seen.Disks = append(seen.Disks, orchestrator.Disk{UUID: d.uuid, Bytes: d.gib << 30})
@@ -175,11 +178,11 @@ func (w *World) StartMachine(ctx context.Context, ref orchestrator.MachineRef, h
 		return "", orchestrator.Errorf("StartMachine", orchestrator.Exhausted, "host %q has no room for %d MiB", host, v.memory)
 	}
 	v.busy, v.host = "start", room
-	task := w.begin(func() {
+	v.task = w.begin(func() {
 		v.busy, v.power, v.up = "", "running", 0
 		w.Effects["start"]++
 	})
-	return task, w.pass(p, After)
+	return v.task, w.pass(p, After)
 }
 
 // room is the host if the memory fits there; of no host in particular the first that has room.
@@ -228,14 +231,14 @@ func (w *World) StopMachine(ctx context.Context, ref orchestrator.MachineRef, ha
 	}
 	w.protect(v, "stop")
 	v.busy = "stop"
-	task := w.begin(func() {
+	v.task = w.begin(func() {
 		v.busy, v.power, v.host = "", "halted", ""
 		for _, j := range v.guest.jobs {
 			j.lost = j.lost || j.left > 0
 		}
 		w.Effects["stop"]++
 	})
-	return task, w.pass(p, After)
+	return v.task, w.pass(p, After)
 }
 
 // DestroyMachine implements orchestrator.Hypervisor. Its parts are the VM and the disks. It finds nothing that it is not told of.

@@ -66,6 +66,7 @@ type vm struct {
 	tagged, template    bool
 	power, host         string
 	busy                string // the operation under way
+	task                string // a start's or stop's
 	memory              int64
 	vcpus               int
 	mac, network        string

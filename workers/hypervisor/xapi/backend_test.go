@@ -852,6 +852,40 @@ func TestStartIsNotDoubledAndStopWaitsForIt(t *testing.T) {
 	}
 }
 
+// A shutdown whose answer was lost is seen on the VM, which still runs, and on no handle of ours.
+func TestPowerTaskIsSeenWhileItRuns(t *testing.T) {
+	w := open(t, sim.Config{})
+	spec := w.spec(1, 1)
+	ref := spec.MachineRef
+	ref.VM = w.shape(t, spec, w.clone(t, spec).UUID).UUID
+	look := func(power, task string) {
+		t.Helper()
+		if vm, err := w.FindMachine(t.Context(), ref); err != nil || vm.Power != power || vm.PowerTask != task {
+			t.Errorf("%s, task %q, %v; want %s, task %q", vm.Power, vm.PowerTask, err, power, task)
+		}
+	}
+	for _, c := range []struct {
+		call          string
+		begin         func() (string, error)
+		before, after string
+	}{
+		{"VM.start_on", func() (string, error) { return w.StartMachine(t.Context(), ref, w.host) }, "halted", "running"},
+		{"VM.hard_shutdown", func() (string, error) { return w.StopMachine(t.Context(), ref, true) }, "running", "halted"},
+	} {
+		look(c.before, "")
+		release := w.sim.Hold(c.call)
+		task, err := c.begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		until(t, c.call+" under way", func() bool { return w.sim.Held(c.call) == 1 })
+		look(c.before, task)
+		release()
+		w.ended(t, task)
+		look(c.after, "")
+	}
+}
+
 func TestDisabledHostIsExhausted(t *testing.T) {
 	w := open(t, sim.Config{})
 	spec := w.spec(1, 1)

@@ -79,6 +79,8 @@ func (p *pool) observe(ctx context.Context, rec vmRecord) (orchestrator.VM, erro
 		UUID: rec.UUID, Name: rec.Name, Power: strings.ToLower(rec.Power), Template: rec.Template,
 		MemoryMiB: rec.StaticMax / mib, VCPUs: int(rec.VCPUsStart),
 	}
+	task, _ := rec.busy(powerOperations()...)
+	out.PowerTask = string(task)
 	if t, ok := rec.tag(); ok {
 		out.Machine, out.Run, out.Attempt = t.machine, t.run, t.attempt
 	}

@@ -157,6 +157,13 @@ func (v vmRecord) busy(operations ...string) (task Ref, operation string) {
 	return "", ""
 }
 
+// powerOperations are those after which power_state may be another one: vm_operations of the XenAPI's class VM.
+func powerOperations() []string {
+	return []string{
+		"start", "start_on", "unpause", "resume", "resume_on", "clean_shutdown", "hard_shutdown", "shutdown", "clean_reboot", "hard_reboot", "pause", "suspend",
+	}
+}
+
 // vm reads a VM by uuid; found is false when it is gone.
 func (p *pool) vm(ctx context.Context, uuid string) (ref Ref, rec vmRecord, found bool, err error) {
 	if !isUUID(uuid) {
