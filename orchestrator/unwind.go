@@ -125,6 +125,18 @@ func (t *tick) handOver(ctx context.Context, s *Step, outcome Outcome, state Sta
 	return t.settle(ctx, s, c)
 }
 
+// UnlessTakenOver is an Undo for what is changed of a finished machine. A process that takes over removes whatever it finds: it does not wait
+// for appliances to carry the former rules for a moment, and what was shut is not opened before it goes. An Undo whose row may have a task
+// under way waits for that itself.
+func UnlessTakenOver(undo func(context.Context, *Step) (Outcome, error)) func(context.Context, *Step) (Outcome, error) {
+	return func(ctx context.Context, s *Step) (Outcome, error) {
+		if s.Run.Successor != "" {
+			return Finished("left to %s, which takes over", s.Run.Successor)
+		}
+		return undo(ctx, s)
+	}
+}
+
 func (t *tick) rowNamed(step string) (Row, bool) {
 	for _, row := range t.process.Rows {
 		if row.Step == step {

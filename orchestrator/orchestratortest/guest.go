@@ -317,6 +317,13 @@ func (w *World) PowerOff(machine string) {
 	}
 }
 
+// DestroyMachineOutside removes the machine's VM behind everybody's back, as somebody at the pool may.
+func (w *World) DestroyMachineOutside(machine string) {
+	for _, v := range w.of(machine) {
+		w.remove(v)
+	}
+}
+
 // ShutDoor takes the maintainer's way in out of the machine's guest, as its customer may.
 func (w *World) ShutDoor(machine string) {
 	for _, v := range w.of(machine) {

@@ -19,9 +19,6 @@ func changeGuest(h orchestrator.Hypervisor, i orchestrator.Installer, m orchestr
 // off or its customer has shut the way in, keeps what it has, and the machine's row says so: a way back that waits for a customer is none.
 func changeBack(h orchestrator.Hypervisor, i orchestrator.Installer, m orchestrator.Maintainer) act {
 	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
-		if s.Run.Successor != "" {
-			return orchestrator.Finished("the machine goes with what the guest has")
-		}
 		if s.Handle(handleEntered) == "" && s.Run.State != "guest_changed" {
 			return orchestrator.Finished("the guest was not changed")
 		}

@@ -33,22 +33,23 @@ func New(p Ports) *orchestrator.Process {
 		policy = orchestrator.Policy
 		marks  = orchestrator.Marks
 	)
+	unlessTakenOver := orchestrator.UnlessTakenOver
 	return &orchestrator.Process{Name: Name, Cancelable: true, Tells: orchestrator.EventReconfigured, Rows: []orchestrator.Row{
 		row{From: "reconfigure_requested", Step: "open_door", To: "door_opened", When: changesGuest,
-			Do: openDoor(p.Desired, p.Installer), Undo: rules(p.Desired, former)},
+			Do: openDoor(p.Desired, p.Installer), Undo: unlessTakenOver(rules(p.Desired, former))},
 		row{From: "door_opened", Step: "change_guest", To: "guest_changed", When: changesGuest,
-			Do: changeGuest(p.Hypervisor, p.Installer, p.Maintainer), Undo: changeBack(p.Hypervisor, p.Installer, p.Maintainer),
+			Do: changeGuest(p.Hypervisor, p.Installer, p.Maintainer), Undo: unlessTakenOver(changeBack(p.Hypervisor, p.Installer, p.Maintainer)),
 			Policy: policy{Timeout: 2 * time.Minute}},
 		row{From: "guest_changed", Step: "change_dhcp", To: "dhcp_changed", When: changesHost,
-			Do: host(p.Desired, wanted), Undo: host(p.Desired, former)},
+			Do: host(p.Desired, wanted), Undo: unlessTakenOver(host(p.Desired, former))},
 		row{From: "dhcp_changed", Step: "rename_dns", To: "dns_renamed", When: changesName,
-			Do: renameDNS(p.Names, wanted), Undo: renameDNS(p.Names, former), Marks: marks{Skip: true}},
+			Do: renameDNS(p.Names, wanted), Undo: unlessTakenOver(renameDNS(p.Names, former)), Marks: marks{Skip: true}},
 		row{From: "dns_renamed", Step: "rename_monitoring", To: "monitoring_renamed", When: changesMonitored,
-			Do: renameMonitored(p.Monitoring, wanted), Undo: renameMonitored(p.Monitoring, former), Marks: marks{Skip: true}},
+			Do: renameMonitored(p.Monitoring, wanted), Undo: unlessTakenOver(renameMonitored(p.Monitoring, former)), Marks: marks{Skip: true}},
 		row{From: "monitoring_renamed", Step: "change_rules", To: "rules_changed", When: changesRules,
-			Do: rules(p.Desired, wanted), Undo: reopenDoor(p.Desired, p.Installer)},
+			Do: rules(p.Desired, wanted), Undo: unlessTakenOver(reopenDoor(p.Desired, p.Installer))},
 		row{From: "rules_changed", Step: "change_console", To: "console_changed", When: changesConsole,
-			Do: console(p.Desired, wanted), Undo: console(p.Desired, former)},
+			Do: console(p.Desired, wanted), Undo: unlessTakenOver(console(p.Desired, former))},
 		row{From: "console_changed", Step: "verify", To: orchestrator.StateReady,
 			Do: verify(p.Hypervisor, p.Prober), Policy: policy{Timeout: 2 * time.Minute}, Marks: marks{Check: true}},
 	}}

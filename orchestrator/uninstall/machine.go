@@ -105,6 +105,26 @@ func underWay(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.St
 	return state.State == orchestrator.TaskPending, err
 }
 
+// Settled looks at the VM once nothing is changing its power any more: neither a start or shutdown that this step has begun, nor one that only
+// the VM shows, because its answer was lost. Until then waits has a Wait. vm is zero when there is no VM.
+func Settled(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step) (vm orchestrator.VM, waits orchestrator.Outcome, err error) {
+	const reason = "waiting for the VM's start or shutdown to end"
+	for _, handle := range []string{HandleStart, HandleStop} {
+		if pending, err := underWay(ctx, h, s, handle); pending || err != nil {
+			waits, err := waitForTask(s, handle, reason, err)
+			return orchestrator.VM{}, waits, err
+		}
+	}
+	vm, err = h.FindMachine(ctx, s.Ref())
+	switch {
+	case errors.Is(err, orchestrator.ErrNotFound):
+		return orchestrator.VM{}, orchestrator.Outcome{}, nil
+	case err == nil && vm.PowerTask != "":
+		waits, err = orchestrator.WaitFor(orchestrator.WakeTask(s.Machine.Placement.Pool, vm.PowerTask), 0, reason)
+	}
+	return vm, waits, err
+}
+
 // lostClone names a clone that was under way when this was asked first and still is. A worker that died, or a connection that was lost,
 // before the task could be recorded leaves no other trace of it; it becomes a VM when it ends, and would be nobody's by then.
 func lostClone(ctx context.Context, h orchestrator.Hypervisor, s *orchestrator.Step) (task string, err error) {

@@ -33,9 +33,9 @@ func New(p Ports) *orchestrator.Process {
 	)
 	return &orchestrator.Process{Name: Name, Cancelable: true, Tells: orchestrator.EventUnsuspended, Rows: []orchestrator.Row{
 		row{From: "unsuspend_requested", Step: "open_traffic", To: "traffic_opened", When: suspended,
-			Do: suspend.OpenTraffic(p.Desired), Undo: suspend.BlockTraffic(p.Desired)},
+			Do: suspend.OpenTraffic(p.Desired), Undo: orchestrator.UnlessTakenOver(suspend.BlockTraffic(p.Desired))},
 		row{From: "traffic_opened", Step: "restore_console", To: "console_restored", When: suspended,
-			Do: suspend.RestoreConsole(p.Desired), Undo: uninstall.CloseConsole(p.Desired)},
+			Do: suspend.RestoreConsole(p.Desired), Undo: orchestrator.UnlessTakenOver(uninstall.CloseConsole(p.Desired))},
 		row{From: "console_restored", Step: "start_machine", To: "machine_started", When: ran,
 			Do: install.StartMachine(p.Hypervisor), Undo: stopAgain(p.Hypervisor), Policy: policy{Timeout: 2 * time.Minute}},
 		row{From: "machine_started", Step: "verify", To: orchestrator.StateReady, When: suspended,
@@ -55,12 +55,19 @@ func ran(s *orchestrator.Step) (bool, string) {
 	return s.Run.Alteration.Suspension.Running, "the VM did not run when the machine was suspended"
 }
 
-// stopAgain takes a start back. A VM that was left running is left running again.
+// stopAgain takes a start back: one that is under way ends first, for it cannot be called back. A VM that was left running is left running
+// again.
 func stopAgain(h orchestrator.Hypervisor) act {
 	stop := uninstall.StopMachine(h)
 	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
-		if s.Run.Alteration.Suspension.Power == orchestrator.PowerKeep {
-			return orchestrator.Finished("the VM runs in a suspension that keeps it")
+		vm, waits, err := uninstall.Settled(ctx, h, s)
+		switch {
+		case err != nil || waits.Wait != nil:
+			return waits, err
+		case s.Run.Successor != "":
+			return orchestrator.Finished("VM %s is left to %s", s.Machine.VM, s.Run.Successor)
+		case s.Run.Alteration.Suspension.Power == orchestrator.PowerKeep:
+			return orchestrator.Finished("VM %s is %s in a suspension that keeps it", vm.UUID, vm.Power)
 		}
 		return stop(ctx, s)
 	}
