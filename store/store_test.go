@@ -209,7 +209,7 @@ func accept(ctx context.Context, s orchestrator.Store, id string) (orchestrator.
 	machine := uuid.NewString()
 	return s.Accept(ctx, orchestrator.Acceptance{
 		Order:   orchestrator.Order{Source: "panel", ID: id, Type: orchestrator.OrderInstall, Tenant: "acme", Name: id},
-		Machine: orchestrator.Machine{ID: machine, Tenant: "acme", Name: id, Presence: orchestrator.Planned},
+		Machine: orchestrator.Machine{ID: machine, Tenant: "acme", Name: id, Hostname: id, Presence: orchestrator.Planned},
 		Run:     orchestrator.Run{ID: uuid.NewString(), Process: "install", State: "queued", Step: "place"}, Now: time.Now(),
 	})
 }

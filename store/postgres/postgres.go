@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,9 @@ var words = sqlstore.Words{
 
 // ledgerLock is the advisory lock under which placements are decided; "slipway\0" in ASCII.
 const ledgerLock = 0x736c697077617900
+
+// hostnameLock is the first number of the advisory locks of hostnames; "host" in ASCII.
+const hostnameLock = 0x686f7374
 
 // connectTimeout bounds one try to connect.
 const connectTimeout = 10 * time.Second
@@ -107,6 +111,14 @@ func (db *database) Ping(ctx context.Context) error { return db.pool.Ping(ctx) }
 // LockLedger is held to the end of the transaction.
 func (db *database) LockLedger() (sqlstore.Stmt, bool) {
 	return sqlstore.Stmt{SQL: fmt.Sprintf(`SELECT pg_advisory_xact_lock(%d)`, ledgerLock)}, true
+}
+
+// LockHostname is held to the end of the transaction. Locks of two numbers are others than those of one; names that share a number wait for
+// each other, which is all that they notice.
+func (db *database) LockHostname(tenant, hostname string) (sqlstore.Stmt, bool) {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(tenant + "\x00" + hostname)) // never fails
+	return sqlstore.Stmt{SQL: `SELECT pg_advisory_xact_lock(CAST($1 AS INT), CAST($2 AS INT))`, Args: []any{int32(hostnameLock), int32(h.Sum32())}}, true
 }
 
 // repetitions bounds how often a transaction is made again that the server broke off to end a deadlock.

@@ -87,6 +87,8 @@ func (db *memory) Ping(ctx context.Context) error { return ctx.Err() }
 
 func (db *memory) LockLedger() (sqlstore.Stmt, bool) { return sqlstore.Stmt{}, false }
 
+func (db *memory) LockHostname(string, string) (sqlstore.Stmt, bool) { return sqlstore.Stmt{}, false }
+
 func (db *memory) Fault(err error) sqlstore.Fault { return fault(err) }
 
 func (db *memory) Apply(ctx context.Context, stmts []sqlstore.Stmt) (at int, err error) {

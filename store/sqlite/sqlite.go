@@ -115,6 +115,9 @@ func (db *database) Ping(ctx context.Context) error {
 // LockLedger has nothing to do: there is one writer at a time.
 func (db *database) LockLedger() (sqlstore.Stmt, bool) { return sqlstore.Stmt{}, false }
 
+// LockHostname has nothing to do either.
+func (db *database) LockHostname(string, string) (sqlstore.Stmt, bool) { return sqlstore.Stmt{}, false }
+
 func (db *database) Apply(ctx context.Context, stmts []sqlstore.Stmt) (at int, err error) {
 	at = -1
 	err = db.Update(ctx, func(tx sqlstore.Tx) error {

@@ -2,10 +2,12 @@ package storetest
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -137,6 +139,63 @@ func alter(t *testing.T, h Harness) {
 		if len(runs) != 1 || runs[0].Successor != "uninstall" || runs[0].SuccessorID != leave.Run {
 			t.Errorf("%+v", runs)
 		}
+	})
+
+	t.Run("HostnameIsOneMachines", func(t *testing.T) {
+		b := setup(t, h)
+		const wanted = "shop"
+		to := func(name string) func(*orchestrator.Order) { return func(o *orchestrator.Order) { o.Hostname = name } }
+		machines := []orchestrator.Machine{b.finished(), b.finished(), b.finished(), b.finished()}
+		var begun atomic.Int64
+		var all sync.WaitGroup
+		var inside atomic.Int64
+		second := make(chan struct{}) // nobody comes so far while the first is there
+		for _, m := range machines {
+			a := b.altering(m, to(wanted))
+			alter := a.Alter
+			a.Alter = func(m orchestrator.Machine) (orchestrator.Alteration, error) {
+				if inside.Add(1) == 2 {
+					close(second)
+				}
+				select {
+				case <-second:
+				case <-time.After(200 * time.Millisecond):
+				}
+				return alter(m)
+			}
+			all.Go(func() {
+				_, err := b.store.Accept(t.Context(), a)
+				switch {
+				case err == nil:
+					begun.Add(1)
+				case !isFieldErrors(err):
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if begun.Load() != 1 {
+			t.Fatalf("%d machines are to be called %s", begun.Load(), wanted)
+		}
+		runs, err := b.store.Runs(t.Context(), orchestrator.RunFilter{Process: "reconfigure"})
+		must(t, err)
+		at := slices.IndexFunc(machines, func(m orchestrator.Machine) bool { return m.ID == runs[0].Machine })
+		renamed, other := machines[at], machines[(at+1)%len(machines)]
+		late := b.install()
+		late.Machine.Hostname = wanted
+		b.refused(late, "hostname", "is in use by the tenant's machine")
+
+		// The guest has its new name, and a cancel would bring back the former.
+		claim := b.claim(runs[0].ID, "w")
+		former, run := renamed.Hostname, claim.Run
+		renamed = claim.Machine
+		renamed.Hostname = wanted
+		b.commit(orchestrator.Commit{Run: run, Machine: &renamed})
+		b.refused(b.altering(other, to(former)), "hostname", "is in use by the tenant's machine")
+		b.refused(b.altering(other, to(wanted)), "hostname", "is in use by the tenant's machine")
+		run.State, run.Status = orchestrator.StateReady, orchestrator.StatusDone
+		b.commit(orchestrator.Commit{Run: run, Machine: &renamed, Release: true})
+		b.accept(b.altering(other, to(former)))
 	})
 
 	t.Run("RefusedByItsMaker", func(t *testing.T) {

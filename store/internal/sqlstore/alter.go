@@ -27,25 +27,13 @@ func (i *intake) alter() error {
 	case suspended && i.Order.Type == orchestrator.OrderReconfigure:
 		return i.refuse("is suspended", "unsuspend it first, then order this again")
 	}
-	if err := i.hostname(m); err != nil {
-		return err
+	if i.Order.Hostname != "" && i.Order.Hostname != m.Hostname {
+		if err := i.hostname(m, i.Order.Hostname); err != nil {
+			return err
+		}
 	}
 	if i.Run.Alteration, err = i.Alter(m); err != nil {
 		return err
 	}
 	return i.start(m, true)
-}
-
-// hostname refuses a name by which another machine of the tenant calls itself.
-func (i *intake) hostname(m orchestrator.Machine) error {
-	if i.Order.Hostname == "" || i.Order.Hostname == m.Hostname {
-		return nil
-	}
-	var other string
-	err := one(i.ctx, i.tx, `SELECT MIN(name) FROM machines WHERE tenant = $1 AND hostname = $2 AND id <> $3 AND presence <> 'absent'`,
-		func(row Row) error { return row.Scan(intoString(&other)) }, m.Tenant, i.Order.Hostname, m.ID)
-	if err != nil || other == "" {
-		return err
-	}
-	return orchestrator.FieldErrors{{Field: "hostname", Problem: fmt.Sprintf("is in use by the tenant's machine %q", other), Fix: "use another name"}}
 }

@@ -13,7 +13,7 @@ func (s *Store) Accept(ctx context.Context, a orchestrator.Acceptance) (orchestr
 	var answer orchestrator.Accepted
 	err := s.transact(ctx, "store.Accept", func(ctx context.Context, tx Tx) error {
 		answer = orchestrator.Accepted{}
-		i := intake{ctx: ctx, tx: tx, Acceptance: a, answer: &answer}
+		i := intake{store: s, ctx: ctx, tx: tx, Acceptance: a, answer: &answer}
 		inserted := 0
 		err := one(ctx, tx, `INSERT INTO orders (source, id, tenant, body, run, process, state, step, row_hash, deadline, actor, created_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (source, id) DO NOTHING RETURNING run`, counted(&inserted),
@@ -47,8 +47,9 @@ func (s *Store) Accept(ctx context.Context, a orchestrator.Acceptance) (orchestr
 
 // intake is one order in one transaction.
 type intake struct {
-	ctx context.Context
-	tx  Tx
+	store *Store
+	ctx   context.Context
+	tx    Tx
 	orchestrator.Acceptance
 	answer *orchestrator.Accepted
 }
@@ -83,6 +84,9 @@ func (i *intake) install() error {
 		m.ID, m.Tenant, m.Name, m.Hostname, m.Image, m.Plan.VCPUs, m.Plan.MemoryMiB, m.Plan.DiskGiB, text(m.Firewall), list(m.SSHKeys), string(m.Presence), m.State,
 		m.PoolWanted, m.VM, list(m.Disks), addr(m.Address), m.HostKey, []byte(m.HostKeySecret), []byte(m.ConsolePassword), m.Identity,
 		[]byte(m.AdministratorPassword), m.AdministratorAge)
+	if err == nil && i.Order.Type == orchestrator.OrderInstall {
+		err = i.hostname(m, m.Hostname) // an import takes the name that is there
+	}
 	if err == nil && !m.Import.IsZero() {
 		err = one(i.ctx, i.tx, `UPDATE machines SET imported = $2 WHERE id = $1`, nil, m.ID, text(m.Import))
 	}

@@ -42,6 +42,8 @@ type DB interface {
 	View(ctx context.Context, f func(Tx) error) error
 	// LockLedger is the statement by which a transaction makes itself the only one that decides about placements.
 	LockLedger() (Stmt, bool)
+	// LockHostname is the statement by which a transaction makes itself the only one that decides who of the tenant's has the name.
+	LockHostname(tenant, hostname string) (Stmt, bool)
 	// Fault says what an error means.
 	Fault(error) Fault
 	Ping(ctx context.Context) error
