@@ -26,6 +26,7 @@ import (
 	"slipway/workers/appliance"
 	"slipway/workers/console/gateway"
 	"slipway/workers/driver"
+	"slipway/workers/hypervisor"
 	"slipway/workers/hypervisor/xapi"
 	"slipway/workers/intake"
 	"slipway/workers/ipam"
@@ -286,14 +287,18 @@ func (s *Service) wake(key string) {
 
 // housekeep reads what the pools have, ends quarantines and removes old events.
 func (s *Service) housekeep(ctx context.Context) {
-	const every, afterFailure = time.Minute, 3 * time.Second
-	for {
+	const every, afterFailure, sweepEvery = time.Minute, 3 * time.Second, 10
+	for round := 0; ; round++ {
 		pause := every
 		var pools sync.WaitGroup
 		var mu sync.Mutex
 		for _, p := range s.Estate.Pools {
 			pools.Go(func() { // one pool that is down stalls nobody else
-				if err := s.readPool(ctx, p.ID); err != nil && ctx.Err() == nil {
+				err := s.readPool(ctx, p.ID)
+				if err == nil && round%sweepEvery == 0 {
+					err = s.removeStrays(ctx, p.ID)
+				}
+				if err != nil && ctx.Err() == nil {
 					s.log.Warn("read pool", "pool", p.ID, "error", err)
 					mu.Lock()
 					pause = afterFailure
@@ -333,6 +338,17 @@ func (s *Service) readPool(ctx context.Context, pool string) error {
 		return err
 	}
 	return s.Store.SyncPool(ctx, inventory)
+}
+
+// removeStrays removes what came too late: the clone of a worker that had lost its run.
+func (s *Service) removeStrays(ctx context.Context, pool string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	n, err := hypervisor.Sweep(ctx, s.Store, s.Xapi, pool)
+	if n > 0 {
+		s.log.Warn("VMs that came into being too late were removed", "pool", pool, "vms", n)
+	}
+	return err
 }
 
 // applianceGroups joins configuration, carriers and renderers.

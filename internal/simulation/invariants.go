@@ -3,11 +3,11 @@ package simulation
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
 	"slipway/orchestrator"
+	"slipway/workers/hypervisor"
 )
 
 // look is what is looked at after every event: nothing that anybody has may have two owners, in the world and on each appliance.
@@ -231,29 +231,13 @@ func (s *simulation) balance(ledger *orchestrator.Ledger, what string, net orche
 	}
 }
 
-// audit is the last look of all: what came into being after its machine was recorded absent is found by its tag and removed, as an audit
-// does it. A hypervisor has no fences: a request may arrive when nobody waits for it any more.
-func (s *simulation) audit() {
-	ctx := context.Background()
-	for _, id := range sortedKeys(s.machines) {
-		m := s.machines[id]
-		if m.Presence != orchestrator.Absent {
-			continue
-		}
-		for range 3 {
-			vm, err := s.world.FindMachine(ctx, orchestrator.MachineRef{Pool: s.estate.Pools[0].ID, Machine: id})
-			if errors.Is(err, orchestrator.ErrNotFound) {
-				break
-			}
-			if err == nil && vm.Power == "halted" {
-				var disks []string
-				for _, d := range vm.Disks {
-					disks = append(disks, d.UUID)
-				}
-				err = s.world.DestroyMachine(ctx, orchestrator.MachineRef{Pool: s.estate.Pools[0].ID, Machine: id, VM: vm.UUID}, disks)
-			}
-			s.result.Late++
-			s.trace("the audit removes VM %s of machine %s, which is recorded absent: %v", vm.UUID, id, err)
+// sweep is the last look for what came too late: a hypervisor has no fences, and a request may arrive when nobody waits for it any more.
+func (s *simulation) sweep() {
+	for _, pool := range s.estate.Pools {
+		n, err := hypervisor.Sweep(context.Background(), s.store, s.world, pool.ID)
+		s.result.Late += n
+		if n > 0 || err != nil {
+			s.trace("the last sweep of %s removes %d strays: %v", pool.ID, n, err)
 		}
 	}
 }

@@ -423,7 +423,7 @@ func (s *simulation) run() {
 		}
 		settled = s.now
 		if s.atRest() {
-			s.audit()
+			s.sweep()
 			if s.atRest() {
 				break
 			}

@@ -71,7 +71,7 @@ func (t *Total) Table() string {
 
 // Counts is what else there is to say.
 func (t *Total) Counts() string {
-	return fmt.Sprintf("%d runs, %d events, %d late effects found by the audit, %d seeds with problems", t.Runs, t.Events, t.Late, t.Failed)
+	return fmt.Sprintf("%d runs, %d events, %d late effects found by sweeps, %d seeds with problems", t.Runs, t.Events, t.Late, t.Failed)
 }
 
 // String is the line that everything ends with. What is neither leaked nor duplicated nor stuck is a broken invariant of another kind; it

@@ -12,6 +12,7 @@ import (
 	"slipway/orchestrator"
 	"slipway/orchestrator/orchestratortest"
 	"slipway/workers/appliance"
+	"slipway/workers/hypervisor"
 	"slipway/workers/intake"
 	"slipway/workers/outbox"
 )
@@ -323,6 +324,12 @@ func (p *process) housekeep() {
 			}
 			if err != nil {
 				p.s.trace("%s reads %s: %v", p.name, pool.ID, err)
+			}
+		}
+		for _, pool := range p.s.estate.Pools {
+			if n, err := hypervisor.Sweep(r.ctx, db, p.s.world, pool.ID); n > 0 || err != nil {
+				p.s.result.Late += n
+				p.s.trace("%s removes %d strays of %s: %v", p.name, n, pool.ID, err)
 			}
 		}
 		if _, err := db.EndQuarantine(r.ctx); err != nil {

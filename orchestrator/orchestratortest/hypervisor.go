@@ -43,6 +43,18 @@ func (w *World) FindMachine(_ context.Context, ref orchestrator.MachineRef) (orc
 	return w.observed(found[0]), w.pass(p, After)
 }
 
+// RemoveStrays implements orchestrator.Hypervisor.
+func (w *World) RemoveStrays(_ context.Context, _ string, settled map[string]string) (int, error) {
+	n := 0
+	for _, v := range slices.Clone(w.vms) {
+		if kept, known := settled[v.machine]; known && v.uuid != kept && v.power == "halted" && v.busy == "" {
+			w.remove(v)
+			n++
+		}
+	}
+	return n, nil
+}
+
 func (w *World) remove(v *vm) {
 	w.protect(v, "removal")
 	disks := v.disks

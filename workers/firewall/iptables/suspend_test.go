@@ -68,7 +68,9 @@ func TestDoorBesideTheCustomersRules(t *testing.T) {
 func TestSuspendedEntryLetsNobodyIn(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(*orchestrator.FirewallEntry){
-		"rules":     func(e *orchestrator.FirewallEntry) { e.Rules = customer(idA, "10.0.0.11", "", allow("tcp", "0.0.0.0/0", 80)).Rules },
+		"rules": func(e *orchestrator.FirewallEntry) {
+			e.Rules = customer(idA, "10.0.0.11", "", allow("tcp", "0.0.0.0/0", 80)).Rules
+		},
 		"installer": func(e *orchestrator.FirewallEntry) { e.Installer, e.Ports = prefixes("192.0.2.1/32"), []uint16{22} },
 	} {
 		e := suspended(idA, "10.0.0.11", "203.0.113.11")

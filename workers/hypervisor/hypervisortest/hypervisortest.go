@@ -38,6 +38,7 @@ func Exercise(t *testing.T, open func(t *testing.T) World) {
 		{"nothing there", nothingThere},
 		{"a clone that nobody recorded is adopted", adoption},
 		{"of two clones one is kept", twoClones},
+		{"what comes too late is removed", strays},
 		{"a late clone is removed", lateClone},
 		{"another machine's VM is not touched", anothersVM},
 		{"what does not exist", unknowns},

@@ -124,9 +124,10 @@ func nameTag(name, machine string) (tag, bool) {
 	return tag{machine, rest[:cut], attempt}, true
 }
 
+const uuidLen = 36 // characters
+
 // isClone reports whether a VM is, by its name, a clone of ours that is not finished: no template of anybody's.
 func (v vmRecord) isClone() bool {
-	const uuidLen = 36
 	rest, ok := strings.CutPrefix(v.Name, "slipway-")
 	if !ok || len(rest) < uuidLen {
 		return false
