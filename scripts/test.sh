@@ -24,9 +24,9 @@ if [ "$status" = 0 ]; then
   # SQLite in Go is machine-made code of others: watching its every access multiplies the time of all that stores something.
   go test -race -gcflags='modernc.org/...=-race=false' -count=1 -timeout 20m ./... || status=$?
 fi
-# Four minutes for all targets together, however many they become; a minute for each is `make fuzz`.
+# Two minutes for all targets together, however many they become; a minute for each is `make fuzz`.
 if [ "$status" = 0 ]; then
-  FUZZTOTAL=240 scripts/fuzz.sh || status=$?
+  FUZZTOTAL=120 scripts/fuzz.sh || status=$?
 fi
 
 scripts/machine-state.sh >"$after"

@@ -111,7 +111,8 @@ func TestSession(t *testing.T) {
 	s, path := start(t, picture, configuration(t, port, "vm-1", "right"))
 	conn := connect(t, port)
 	init, err := rfb.Handshake(t.Context(), conn, orchestrator.NewSecret("right"))
-	if want := (rfb.ServerInit{Version: "3.8", Security: rfb.VNC, Width: width, Height: height, Name: "VM Console - vm-1"}); err != nil || init != want {
+	want := rfb.ServerInit{Version: "3.8", Security: rfb.VNC, Width: width, Height: height, Name: "VM Console - vm-1", Format: [16]byte{32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8}}
+	if err != nil || init != want {
 		t.Fatalf("got %+v, %v", init, err)
 	}
 	frame(t, conn, 4)

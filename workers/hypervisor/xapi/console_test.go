@@ -56,7 +56,6 @@ func TestDisplayOfAHostileHost(t *testing.T) {
 	const machine = "88888888-0000-4000-8000-000000000001"
 	location := "https://127.0.0.1/console?uuid=c"
 	address := "127.0.0.1"
-	var hang chan struct{}
 	answer := func(w http.ResponseWriter, r *http.Request) {}
 	var got *http.Request
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -97,9 +96,6 @@ func TestDisplayOfAHostileHost(t *testing.T) {
 			}
 			defer conn.Close()
 			fmt.Fprint(conn, text)
-			if hang != nil {
-				<-hang
-			}
 		}
 	}
 	for name, c := range map[string]struct {
@@ -150,9 +146,18 @@ func TestDisplayOfAHostileHost(t *testing.T) {
 		})
 	}
 	t.Run("silence", func(t *testing.T) {
-		location, address, answer = "https://127.0.0.1/console?uuid=c", "127.0.0.1", raw("HTTP/1.1 200")
-		hang = make(chan struct{})
+		hang := make(chan struct{})
 		defer close(hang)
+		location, address = "https://127.0.0.1/console?uuid=c", "127.0.0.1"
+		answer = func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			fmt.Fprint(conn, "HTTP/1.1 200")
+			<-hang
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		defer cancel()
 		begun := time.Now()
