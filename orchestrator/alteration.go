@@ -61,6 +61,8 @@ type Suspension struct {
 	Power    PowerPolicy `json:"power"` // PowerStop or PowerKeep; "" is a machine that is not suspended
 	Running  bool        `json:"running"`
 	Answered bool        `json:"answered"` // the port that verify looks at answered, so it must again
+	// Monitored is true when monitoring knew the machine and was told to forget it.
+	Monitored bool `json:"monitored,omitempty"`
 }
 
 // validateAlteration checks the orders that change a finished machine.

@@ -71,7 +71,7 @@ func changeable(maintainer orchestrator.Maintainer) func(orchestrator.Machine, o
 func (s *Service) alterations(i installers, p orchestrator.Prober) []*orchestrator.Process {
 	return []*orchestrator.Process{
 		reconfigure.New(reconfigure.Ports{Hypervisor: s.Xapi, Desired: s.Store, Installer: i, Maintainer: i, Prober: p, Names: s.names, Monitoring: monitor(s.monitoring)}),
-		suspend.New(suspend.Ports{Hypervisor: s.Xapi, Desired: s.Store, Prober: p}),
-		unsuspend.New(unsuspend.Ports{Hypervisor: s.Xapi, Desired: s.Store, Prober: p}),
+		suspend.New(suspend.Ports{Hypervisor: s.Xapi, Desired: s.Store, Prober: p, Monitoring: monitor(s.monitoring)}),
+		unsuspend.New(unsuspend.Ports{Hypervisor: s.Xapi, Desired: s.Store, Prober: p, Monitoring: monitor(s.monitoring)}),
 	}
 }

@@ -19,8 +19,8 @@ func Tables(w *World, h orchestrator.Hypervisor, d orchestrator.Desired) []*orch
 			Addresses: w.Service, Rooms: rooms}),
 		uninstall.New(uninstall.Ports{Hypervisor: h, Desired: d, Names: w, Monitoring: w}),
 		reconfigure.New(reconfigure.Ports{Hypervisor: h, Desired: d, Installer: w, Maintainer: w, Prober: prober, Names: w, Monitoring: w}),
-		suspend.New(suspend.Ports{Hypervisor: h, Desired: d, Prober: prober}),
-		unsuspend.New(unsuspend.Ports{Hypervisor: h, Desired: d, Prober: prober}),
+		suspend.New(suspend.Ports{Hypervisor: h, Desired: d, Prober: prober, Monitoring: w}),
+		unsuspend.New(unsuspend.Ports{Hypervisor: h, Desired: d, Prober: prober, Monitoring: w}),
 		importing.New(importing.Ports{Hypervisor: h, Importer: w, Desired: d, Prober: prober}),
 	}
 }

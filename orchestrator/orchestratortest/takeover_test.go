@@ -48,8 +48,8 @@ func TestUninstallTakesOverWhatItFinds(t *testing.T) {
 		given []string
 		steps []string
 	}{
-		suspend.Name:     {nil, []string{"block_traffic", "revoke_console", "stop_machine"}},
-		unsuspend.Name:   {[]string{suspend.Name}, []string{"open_traffic", "restore_console", "start_machine"}},
+		suspend.Name:     {nil, []string{"unregister_monitoring", "block_traffic", "revoke_console", "stop_machine"}},
+		unsuspend.Name:   {[]string{suspend.Name}, []string{"open_traffic", "restore_console", "start_machine", "register_monitoring"}},
 		reconfigure.Name: {nil, []string{"open_door", "change_guest", "change_dhcp", "change_rules", "change_console"}},
 	} {
 		for _, step := range c.steps {

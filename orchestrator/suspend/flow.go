@@ -18,6 +18,7 @@ type Ports struct {
 	Hypervisor orchestrator.Hypervisor
 	Desired    orchestrator.Desired
 	Prober     orchestrator.Prober
+	Monitoring orchestrator.Monitoring // nil where the estate has none
 }
 
 type act = func(context.Context, *orchestrator.Step) (orchestrator.Outcome, error)
@@ -32,7 +33,10 @@ func New(p Ports) *orchestrator.Process {
 	return &orchestrator.Process{Name: Name, Cancelable: true, Tells: orchestrator.EventSuspended, Rows: []orchestrator.Row{
 		row{From: "suspend_requested", Step: "note_power", To: "power_noted", When: inUse,
 			Do: notePower(p.Hypervisor, p.Prober), Undo: forgetSuspension},
-		row{From: "power_noted", Step: "block_traffic", To: "traffic_blocked", When: inUse,
+		// Before the machine falls silent, or monitoring raises an alarm.
+		row{From: "power_noted", Step: "unregister_monitoring", To: "monitoring_unregistered", When: monitored,
+			Do: unregister(p.Monitoring), Undo: orchestrator.UnlessTakenOver(register(p.Monitoring)), Marks: orchestrator.Marks{Skip: true}},
+		row{From: "monitoring_unregistered", Step: "block_traffic", To: "traffic_blocked", When: inUse,
 			Do: BlockTraffic(p.Desired), Undo: orchestrator.UnlessTakenOver(OpenTraffic(p.Desired))},
 		row{From: "traffic_blocked", Step: "revoke_console", To: "console_revoked", When: inUse,
 			Do: uninstall.CloseConsole(p.Desired), Undo: orchestrator.UnlessTakenOver(RestoreConsole(p.Desired))},
@@ -46,6 +50,13 @@ func New(p Ports) *orchestrator.Process {
 // inUse is false for a machine that was suspended when the order came.
 func inUse(s *orchestrator.Step) (bool, string) {
 	return s.Run.Alteration.State != orchestrator.StateSuspended, "the machine is suspended already"
+}
+
+func monitored(s *orchestrator.Step) (bool, string) {
+	if applies, why := inUse(s); !applies {
+		return false, why
+	}
+	return uninstall.Monitored(s)
 }
 
 // stops tells whether the VM is to be shut down.

@@ -20,6 +20,7 @@ type Ports struct {
 	Hypervisor orchestrator.Hypervisor
 	Desired    orchestrator.Desired
 	Prober     orchestrator.Prober
+	Monitoring orchestrator.Monitoring // nil where the estate has none
 }
 
 type act = func(context.Context, *orchestrator.Step) (orchestrator.Outcome, error)
@@ -38,14 +39,29 @@ func New(p Ports) *orchestrator.Process {
 			Do: suspend.RestoreConsole(p.Desired), Undo: orchestrator.UnlessTakenOver(uninstall.CloseConsole(p.Desired))},
 		row{From: "console_restored", Step: "start_machine", To: "machine_started", When: ran,
 			Do: install.StartMachine(p.Hypervisor), Undo: stopAgain(p.Hypervisor), Policy: policy{Timeout: 2 * time.Minute}},
-		row{From: "machine_started", Step: "verify", To: orchestrator.StateReady, When: suspended,
+		row{From: "machine_started", Step: "verify", To: "verified", When: suspended,
 			Do: verify(p.Prober), Undo: suspendAgain, Policy: policy{Budget: 10 * time.Minute}, Marks: orchestrator.Marks{Check: true}},
+		// Once it answers, or monitoring raises an alarm.
+		row{From: "verified", Step: "register_monitoring", To: orchestrator.StateReady, When: monitored,
+			Do:    install.RegisterMonitoring(p.Monitoring),
+			Undo:  orchestrator.UnlessTakenOver(uninstall.UnregisterMonitoring(p.Monitoring)),
+			Marks: orchestrator.Marks{Skip: true}},
 	}}
 }
 
 // suspended is false for a machine that was in use when the order came.
 func suspended(s *orchestrator.Step) (bool, string) {
 	return s.Run.Alteration.State == orchestrator.StateSuspended, "the machine is not suspended"
+}
+
+func monitored(s *orchestrator.Step) (bool, string) {
+	if applies, why := suspended(s); !applies {
+		return false, why
+	}
+	if applies, why := uninstall.Monitored(s); !applies {
+		return false, why
+	}
+	return s.Run.Alteration.Suspension.Monitored, "monitoring was not told to forget it"
 }
 
 func ran(s *orchestrator.Step) (bool, string) {
