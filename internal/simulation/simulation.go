@@ -133,7 +133,6 @@ type simulation struct {
 	claims   map[string]int                  // of each run in each minute
 	saved    map[string][]orchestrator.Event // that commits wrote, by machine
 	machines map[string]orchestrator.Machine // as the store has them
-	seenVMs  map[string]bool
 	retries  map[string]int
 }
 

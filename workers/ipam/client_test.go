@@ -179,8 +179,10 @@ func TestHostileAnswers(t *testing.T) {
 		"broken":          {with(500, "application/json", `{"error":"unavailable","message":"no database"}`), orchestrator.Transient, "no database"},
 		"wrong words":     {with(400, "application/json", `{}`), orchestrator.Transient, "400 Bad Request, and not in the contract's words"},
 		"token":           {with(401, "text/plain", "who are you"), orchestrator.Transient, "does not take our token"},
-		"a redirect":      {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://evil.example/", 307) }, orchestrator.Transient, "307"},
-		"a long message":  {with(422, "application/json", `{"error":"refused","message":"`+strings.Repeat("x", 100_000)+`"}`), orchestrator.Permanent, strings.Repeat("x", 200)},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://evil.example/", http.StatusTemporaryRedirect)
+		}, orchestrator.Transient, "307"},
+		"a long message": {with(422, "application/json", `{"error":"refused","message":"`+strings.Repeat("x", 100_000)+`"}`), orchestrator.Permanent, strings.Repeat("x", 200)},
 		"100 MB": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			pour(w, 100<<20)

@@ -118,13 +118,6 @@ func intoAddr(a *netip.Addr) column {
 	}
 }
 
-func intoString(p *string) column {
-	return func(src any) (err error) {
-		*p, err = stringOf(src)
-		return err
-	}
-}
-
 // intoJSON reads a JSON text; an empty text leaves the zero value.
 func intoJSON[T any](p *T) column {
 	return func(src any) error {
