@@ -145,9 +145,9 @@ func TestMachinesAreRegistered(t *testing.T) {
 		t.Errorf("%v: %s", err, said)
 	}
 
-	// A second one wants the first one's name.
+	// Another tenant's machine wants the first one's name.
 	_, key := keyPair(t)
-	if err := w.api.Post(ctx, "/v1/orders", with(install(2, key), "hostname", "vm-0001").json(t), &api.Accepted{}); err != nil {
+	if err := w.api.Post(ctx, "/v1/orders", with(with(install(2, key), "hostname", "vm-0001"), "tenant", "umbrella").json(t), &api.Accepted{}); err != nil {
 		t.Fatal(err)
 	}
 	testnet.Until(t, time.Minute, "the second run to park", func() bool {
@@ -165,7 +165,7 @@ func TestMachinesAreRegistered(t *testing.T) {
 	}
 
 	for i, m := range []api.Machine{two, one} {
-		order := newOrder(fmt.Sprintf("away-%d", i), "slipway.order.uninstall", map[string]any{"tenant": "acme", "machine": m.ID})
+		order := newOrder(fmt.Sprintf("away-%d", i), "slipway.order.uninstall", map[string]any{"tenant": m.Tenant, "machine": m.ID})
 		if err := w.api.Post(ctx, "/v1/orders", order.json(t), &api.Accepted{}); err != nil {
 			t.Fatal(err)
 		}
