@@ -54,6 +54,7 @@ func stores(t *testing.T) func(testing.TB) orchestratortest.Store {
 func onBothNetworks(t *testing.T, subject orchestratortest.Subject) {
 	for strategy, pool := range map[orchestrator.Strategy]string{orchestrator.NAT: orchestratortest.PoolNAT, orchestrator.Routed: orchestratortest.PoolRouted} {
 		t.Run(string(strategy), func(t *testing.T) {
+			t.Parallel()
 			subject := subject
 			subject.Pool, subject.NewStore = pool, stores(t)
 			orchestratortest.Exercise(t, subject)
@@ -62,32 +63,39 @@ func onBothNetworks(t *testing.T, subject orchestratortest.Subject) {
 }
 
 func TestInstall(t *testing.T) {
+	t.Parallel()
 	onBothNetworks(t, orchestratortest.Subject{Process: install.Name, Over: []string{uninstall.Name}, Build: build})
 }
 
 func TestUninstall(t *testing.T) {
+	t.Parallel()
 	onBothNetworks(t, orchestratortest.Subject{Process: uninstall.Name, Given: []string{install.Name}, Build: build})
 }
 
 func TestReconfigure(t *testing.T) {
+	t.Parallel()
 	orchestratortest.Exercise(t, orchestratortest.Subject{Process: reconfigure.Name, Pool: orchestratortest.PoolNAT, Given: []string{install.Name}, Over: []string{uninstall.Name}, Build: build, NewStore: stores(t)})
 }
 
 func TestSuspend(t *testing.T) {
+	t.Parallel()
 	orchestratortest.Exercise(t, orchestratortest.Subject{Process: suspend.Name, Pool: orchestratortest.PoolNAT, Given: []string{install.Name}, Over: []string{uninstall.Name}, Build: build, NewStore: stores(t)})
 }
 
 func TestUnsuspend(t *testing.T) {
+	t.Parallel()
 	orchestratortest.Exercise(t, orchestratortest.Subject{Process: unsuspend.Name, Pool: orchestratortest.PoolNAT, Given: []string{install.Name, suspend.Name}, Over: []string{uninstall.Name}, Build: build, NewStore: stores(t)})
 }
 
 // Where a service gives the addresses, place is another step; from the clone on nothing differs.
 func TestInstallWithAddressService(t *testing.T) {
+	t.Parallel()
 	orchestratortest.Exercise(t, orchestratortest.Subject{Process: install.Name, Pool: orchestratortest.PoolIPAM, Until: "StartClone", Build: build, NewStore: stores(t)})
 }
 
 // A way back, or an uninstall that takes over in the middle, never touches the VM: the world counts it as a violation.
 func TestImport(t *testing.T) {
+	t.Parallel()
 	orchestratortest.Exercise(t, orchestratortest.Subject{Process: importing.Name, Over: []string{uninstall.Name}, Build: build, NewStore: stores(t),
 		Prepare: (*orchestratortest.Site).AddStranger})
 }
