@@ -242,7 +242,7 @@ func TestRefusals(t *testing.T) {
 		}, orchestrator.Permanent, false, "wants security type 16"},
 		"a web server":   {func(s script) { s.text("HTTP/1.1 400 Bad Request\r\n") }, orchestrator.Permanent, false, "is no console"},
 		"too old":        {func(s script) { s.text("RFB 002.000\n") }, orchestrator.Permanent, false, "3.3 is the oldest"},
-		"closed at once": {func(script) {}, orchestrator.Transient, false, "protocol version: EOF"},
+		"closed at once": {func(s script) { s.text("R") }, orchestrator.Transient, false, "protocol version: unexpected EOF"},
 		"closed midway":  {func(s script) { greet(s, "8"); s.send(2, 1) }, orchestrator.Transient, false, "security type"},
 		"a name of 4 GB": {func(s script) {
 			greet(s, "3")
