@@ -29,9 +29,9 @@ if [ "$status" = 0 ]; then
   # shellcheck disable=SC2046 # a list of packages
   go test -count=1 -timeout 20m $(go list ./... | grep -xE "$single") || status=$?
 fi
-# Two minutes for all targets together, however many they become; a minute for each is `make fuzz`.
+# One minute for all targets together, however many they become; a minute for each is `make fuzz`.
 if [ "$status" = 0 ]; then
-  FUZZTOTAL=120 scripts/fuzz.sh || status=$?
+  FUZZTOTAL=60 scripts/fuzz.sh || status=$?
 fi
 
 scripts/machine-state.sh >"$after"
