@@ -81,7 +81,10 @@ func TestAddressesOfAnotherService(t *testing.T) {
 		w, stop = work(t, s, io.Discard)
 	}
 	again()
-	until(t, "what the machine has is confirmed", func() bool { list := kept(); return len(list) == 1 && list[0].Confirmed && list[0].Machine == runs[0].Machine })
+	until(t, "what the machine has is confirmed", func() bool {
+		list := kept()
+		return len(list) == 1 && list[0].Confirmed && list[0].Machine == runs[0].Machine
+	})
 
 	away.Store(true) // an uninstall needs no service
 	put(t, w, orchestrator.Order{Source: "panel", ID: "2", Type: orchestrator.OrderUninstall, Tenant: "acme", Machine: runs[0].Machine})
