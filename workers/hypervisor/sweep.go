@@ -19,7 +19,8 @@ const maxActive = 100_000
 
 // Sweep removes the late effects of workers that lost their run: a hypervisor has no fences, so that a clone which was asked for in time may
 // appear when another worker has finished the machine, or the machine is gone. Machines are only looked at while no run is at work on them, and a
-// machine that the store does not know is nobody's to touch: the store may be an older copy. It returns how many VMs it removed.
+// machine that the store does not know is nobody's to touch: the store may be an older copy. Nor is a machine that was imported: nothing was ever
+// cloned for it, and what comes late there is our tag, on a VM that is somebody else's again. It returns how many VMs it removed.
 func Sweep(ctx context.Context, records Records, h orchestrator.Hypervisor, pool string) (int, error) {
 	active, err := records.Runs(ctx, orchestrator.RunFilter{Limit: maxActive, Status: []orchestrator.Status{
 		orchestrator.StatusReady, orchestrator.StatusRunning, orchestrator.StatusWaiting, orchestrator.StatusParked, orchestrator.StatusCanceling,
@@ -33,13 +34,12 @@ func Sweep(ctx context.Context, records Records, h orchestrator.Hypervisor, pool
 	}
 	settled := map[string]string{}
 	for _, m := range machines {
-		switch m.Presence {
-		case orchestrator.Absent:
+		switch {
+		case !m.Import.IsZero():
+		case m.Presence == orchestrator.Absent:
 			settled[m.ID] = ""
-		case orchestrator.Present:
-			if m.VM != "" {
-				settled[m.ID] = m.VM
-			}
+		case m.Presence == orchestrator.Present && m.VM != "":
+			settled[m.ID] = m.VM
 		}
 	}
 	for _, r := range active {
