@@ -1,6 +1,9 @@
 package orchestrator
 
-import "log/slog"
+import (
+	"log/slog"
+	"strings"
+)
 
 // Secret is text that must not be seen: every way of printing it gives "[redacted]". Reveal is the one way to the value, so that a reader
 // can find each place where one is used. The zero value is the empty secret.
@@ -21,3 +24,14 @@ func (Secret) String() string               { return redacted }
 func (Secret) GoString() string             { return redacted }
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
+
+// HideIn makes what somebody else said fit for a message: valid UTF-8, its white space single spaces, and without the secret, should they have
+// repeated it.
+func (s Secret) HideIn(text string) string {
+	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
+	value := strings.Join(strings.Fields(s.value), " ") // as it would stand there
+	if value == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, value, redacted)
+}

@@ -124,7 +124,7 @@ func (c *Client) Reserve(ctx context.Context, pool string, r orchestrator.Reserv
 		return orchestrator.Reservation{}, err
 	}
 	if answer.Key != r.Key || answer.Machine != r.Machine {
-		return orchestrator.Reservation{}, c.errorf(orchestrator.Permanent, "answered for key %.60q of machine %.60q, it was asked for %q of %q", answer.Key, answer.Machine, r.Key, r.Machine)
+		return orchestrator.Reservation{}, c.errorf(orchestrator.Permanent, "answered for key %.60q of machine %.60q, it was asked for %q of %q", c.told(answer.Key), c.told(answer.Machine), r.Key, r.Machine)
 	}
 	return answer.domain(), nil
 }
@@ -158,7 +158,7 @@ func (c *Client) Reservations(ctx context.Context, pool string) ([]orchestrator.
 			return list, nil
 		}
 		if page.Next <= after {
-			return nil, c.errorf(orchestrator.Permanent, "its list of reservations goes round and round at %.60q", page.Next)
+			return nil, c.errorf(orchestrator.Permanent, "its list of reservations goes round and round at %.60q", c.told(page.Next))
 		}
 		after = page.Next
 	}
@@ -226,12 +226,12 @@ func (c *Client) call(ctx context.Context, method, address string, body, into an
 	case len(text) > maxBody:
 		return c.errorf(orchestrator.Transient, "its answer is longer than %d bytes", maxBody)
 	case response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden:
-		return c.errorf(orchestrator.Transient, "it does not take our token: %s", response.Status)
+		return c.errorf(orchestrator.Transient, "it does not take our token: %.60s", c.told(response.Status))
 	case response.StatusCode/100 == 2 && into == nil:
 		return nil
 	}
 	if kind, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";"); !strings.EqualFold(strings.TrimSpace(kind), "application/json") {
-		return c.errorf(orchestrator.Transient, "%s with %.60q instead of JSON", response.Status, kind)
+		return c.errorf(orchestrator.Transient, "%.60s with %.60q instead of JSON", c.told(response.Status), c.told(kind))
 	}
 	if response.StatusCode/100 == 2 {
 		if err := json.Unmarshal(text, into); err != nil {
@@ -241,17 +241,17 @@ func (c *Client) call(ctx context.Context, method, address string, body, into an
 	}
 	var r refusal
 	if err := json.Unmarshal(text, &r); err != nil || r.Error == "" {
-		return c.errorf(orchestrator.Transient, "%s, and not in the contract's words", response.Status)
+		return c.errorf(orchestrator.Transient, "%.60s, and not in the contract's words", c.told(response.Status))
 	}
 	switch {
 	case r.Error == "exhausted":
-		return c.errorf(orchestrator.Exhausted, "it has no address left: %.200s", r.Message)
+		return c.errorf(orchestrator.Exhausted, "it has no address left: %.200s", c.told(r.Message))
 	case r.Error == "not_found":
-		return c.errorf(orchestrator.Permanent, "%w: %.200s", errNotFound, r.Message)
+		return c.errorf(orchestrator.Permanent, "%w: %.200s", errNotFound, c.told(r.Message))
 	case response.StatusCode/100 == 4 && response.StatusCode != http.StatusTooManyRequests && response.StatusCode != http.StatusRequestTimeout:
-		return c.errorf(orchestrator.Permanent, "it refuses: %.60s: %.200s", r.Error, r.Message)
+		return c.errorf(orchestrator.Permanent, "it refuses: %.60s: %.200s", c.told(r.Error), c.told(r.Message))
 	default:
-		return c.errorf(orchestrator.Transient, "%s: %.200s", response.Status, r.Message)
+		return c.errorf(orchestrator.Transient, "%.60s: %.200s", c.told(response.Status), c.told(r.Message))
 	}
 }
 
@@ -269,6 +269,9 @@ func (c *Client) why(ctx context.Context, err error) error {
 	}
 	return err
 }
+
+// told is foreign text for a message; a service that repeats the token does not get it into the journal.
+func (c *Client) told(text string) string { return c.cfg.Token.HideIn(text) }
 
 func (c *Client) errorf(kind orchestrator.Kind, format string, args ...any) error {
 	return orchestrator.Errorf("ipam "+c.cfg.Name, kind, format, args...)

@@ -166,19 +166,20 @@ func TestHostileAnswers(t *testing.T) {
 		kind  orchestrator.Kind
 		words string
 	}{
-		"HTML":            {with(200, "text/html; charset=utf-8", "<html>Wartung"), orchestrator.Transient, `"text/html" instead of JSON`},
-		"a proxy's page":  {with(502, "text/html", "<html>"), orchestrator.Transient, "502"},
-		"half a body":     {ours(`{"key": "k", "mach`), orchestrator.Transient, "not the contract's"},
-		"another shape":   {ours(`["a"]`), orchestrator.Transient, "not the contract's"},
-		"no address":      {ours(`{"key":"k","machine":"m","private":"ten.zero"}`), orchestrator.Transient, "not the contract's"},
-		"another key":     {ours(`{"key":"x","machine":"m","private":"10.0.0.1"}`), orchestrator.Permanent, `answered for key "x"`},
-		"another machine": {ours(`{"key":"k","machine":"x","private":"10.0.0.1"}`), orchestrator.Permanent, `machine "x"`},
-		"refused":         {with(422, "application/json", `{"error":"refused","message":"tenant acme is blocked"}`), orchestrator.Permanent, "tenant acme is blocked"},
-		"exhausted":       {with(409, "application/json", `{"error":"exhausted","message":"pool is full"}`), orchestrator.Exhausted, "no address left: pool is full"},
-		"busy":            {with(429, "application/json", `{"error":"unavailable","message":"slow down"}`), orchestrator.Transient, "slow down"},
-		"broken":          {with(500, "application/json", `{"error":"unavailable","message":"no database"}`), orchestrator.Transient, "no database"},
-		"wrong words":     {with(400, "application/json", `{}`), orchestrator.Transient, "400 Bad Request, and not in the contract's words"},
-		"token":           {with(401, "text/plain", "who are you"), orchestrator.Transient, "does not take our token"},
+		"HTML":              {with(200, "text/html; charset=utf-8", "<html>Wartung"), orchestrator.Transient, `"text/html" instead of JSON`},
+		"a proxy's page":    {with(502, "text/html", "<html>"), orchestrator.Transient, "502"},
+		"half a body":       {ours(`{"key": "k", "mach`), orchestrator.Transient, "not the contract's"},
+		"another shape":     {ours(`["a"]`), orchestrator.Transient, "not the contract's"},
+		"no address":        {ours(`{"key":"k","machine":"m","private":"ten.zero"}`), orchestrator.Transient, "not the contract's"},
+		"another key":       {ours(`{"key":"x","machine":"m","private":"10.0.0.1"}`), orchestrator.Permanent, `answered for key "x"`},
+		"another machine":   {ours(`{"key":"k","machine":"x","private":"10.0.0.1"}`), orchestrator.Permanent, `machine "x"`},
+		"refused":           {with(422, "application/json", `{"error":"refused","message":"tenant acme is blocked"}`), orchestrator.Permanent, "tenant acme is blocked"},
+		"exhausted":         {with(409, "application/json", `{"error":"exhausted","message":"pool is full"}`), orchestrator.Exhausted, "no address left: pool is full"},
+		"repeats the token": {with(422, "application/json", `{"error":"refused","message":"I know Bearer`+"\\u0020"+token+`"}`), orchestrator.Permanent, "Bearer [redacted]"},
+		"busy":              {with(429, "application/json", `{"error":"unavailable","message":"slow down"}`), orchestrator.Transient, "slow down"},
+		"broken":            {with(500, "application/json", `{"error":"unavailable","message":"no database"}`), orchestrator.Transient, "no database"},
+		"wrong words":       {with(400, "application/json", `{}`), orchestrator.Transient, "400 Bad Request, and not in the contract's words"},
+		"token":             {with(401, "text/plain", "who are you"), orchestrator.Transient, "does not take our token"},
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://evil.example/", http.StatusTemporaryRedirect)
 		}, orchestrator.Transient, "307"},

@@ -204,10 +204,7 @@ func (c *Client) where() string { return "monitoring at " + c.base.Host }
 
 // told is the beginning of an answer, for people; a service that repeats the token does not get it into the journal.
 func (c *Client) told(text []byte) string {
-	said := strings.Join(strings.Fields(strings.ToValidUTF8(string(text), "?")), " ")
-	if !c.token.IsZero() { // as it would stand there now
-		said = strings.ReplaceAll(said, strings.Join(strings.Fields(c.token.Reveal()), " "), c.token.String())
-	}
+	said := c.token.HideIn(string(text))
 	if len(said) > maxTold {
 		said = strings.ToValidUTF8(said[:maxTold], "") + "…"
 	}
