@@ -214,6 +214,7 @@ func TestWebhookAddressIsNotLogged(t *testing.T) {
 	}
 }
 
+// lockedBuffer is a log that a worker writes and a test reads.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

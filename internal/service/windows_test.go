@@ -1,7 +1,6 @@
 package service_test
 
 import (
-	"bytes"
 	"crypto/rand"
 	"database/sql"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"filippo.io/age"
@@ -106,28 +104,10 @@ func TestWindowsOrdersThatAreRefused(t *testing.T) {
 	}
 }
 
-// safe is a log that a worker writes and a test reads.
-type safe struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (s *safe) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *safe) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
-
 // The password that the operator reads is the one that the customer's key opens; who read it is recorded, and the password is nowhere.
 func TestAdministratorPassword(t *testing.T) {
 	s := windowsSite(t)
-	var log safe
+	var log lockedBuffer
 	w, _ := work(t, s, &log)
 	c := client(t, s)
 	private, public, err := postinstall.NewHostKey(rand.Reader)
