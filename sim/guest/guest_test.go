@@ -1,6 +1,7 @@
 package guest_test
 
 import (
+	"bytes"
 	"crypto/rand"
 	"net"
 	"os"
@@ -68,14 +69,18 @@ func (b *testBundle) run(t *testing.T, command string) (string, int) {
 		t.Fatal(err)
 	}
 	defer session.Close()
-	out, err := session.CombinedOutput(command)
+	// SSH carries the two streams apart: how they lay between each other is not to be had.
+	var stdout, stderr bytes.Buffer
+	session.Stdout, session.Stderr = &stdout, &stderr
+	err = session.Run(command)
+	out := stdout.String() + stderr.String()
 	if exit, ok := err.(*ssh.ExitError); ok {
-		return string(out), exit.ExitStatus()
+		return out, exit.ExitStatus()
 	}
 	if err != nil {
 		t.Fatalf("%s: %v", command, err)
 	}
-	return string(out), 0
+	return out, 0
 }
 
 // A script must see and change its guest's disk alone, however it asks.
