@@ -288,8 +288,10 @@ func (s *Service) wake(key string) {
 // housekeep reads what the pools have, ends quarantines and removes old events.
 func (s *Service) housekeep(ctx context.Context) {
 	const every, afterFailure, sweepEvery = time.Minute, 3 * time.Second, 10
+	var head orchestrator.ActHead // of the audit trail, as it was said last
 	for round := 0; ; round++ {
 		pause := every
+		head = s.sayTrail(ctx, head)
 		var pools sync.WaitGroup
 		var mu sync.Mutex
 		for _, p := range s.Estate.Pools {
