@@ -106,6 +106,13 @@ func (w *World) PendingClones(context.Context, string) ([]string, error) {
 	return tasks, w.pass(p, After)
 }
 
+// derivedMAC is the address of a clone's own VIF before it is shaped: xapi gives every clone a fresh mac_seed, and derives locally administered
+// addresses from it.
+func derivedMAC(uuid string) string {
+	digits := uuid[len(uuid)-10:]
+	return fmt.Sprintf("02:%s:%s:%s:%s:%s", digits[0:2], digits[2:4], digits[4:6], digits[6:8], digits[8:10])
+}
+
 // StartClone implements orchestrator.Hypervisor. Like xapi it shows the clone, as a template, when the task ends.
 func (w *World) StartClone(ctx context.Context, spec orchestrator.MachineSpec) (string, error) {
 	p, err := w.enter("StartClone")
@@ -121,9 +128,10 @@ func (w *World) StartClone(ctx context.Context, spec orchestrator.MachineSpec) (
 	if _, ok := w.inventory[spec.Pool].Templates[spec.Image]; !ok {
 		return "", orchestrator.Errorf("StartClone", orchestrator.Permanent, "pool %s has no template for %s", spec.Pool, spec.Image)
 	}
+	id := w.id()
 	v := &vm{
-		uuid: w.id(), name: fmt.Sprintf("slipway %s %d", spec.Run, spec.Attempt), machine: spec.Machine, template: true, power: "halted", busy: "clone",
-		mac: "00:16:3e:00:00:00", guest: guest{jobs: map[string]*job{}, hostKey: templateKey},
+		uuid: id, name: fmt.Sprintf("slipway %s %d", spec.Run, spec.Attempt), machine: spec.Machine, template: true, power: "halted", busy: "clone",
+		mac: derivedMAC(id), guest: guest{jobs: map[string]*job{}, hostKey: templateKey},
 	}
 	w.vms = append(w.vms, v)
 	ref := w.begin(func() {
