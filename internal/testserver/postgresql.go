@@ -30,20 +30,22 @@ type Database struct {
 	account  *syscall.Credential // nil: the server runs as we do
 	guard    *guard
 	server   *process // nil while stopped
+	disk     int      // MiB of small(), 0 for none
 	count    atomic.Int64
 }
 
-func startPostgreSQL(tb testing.TB, settings []string) *Database {
+func startPostgreSQL(tb testing.TB, settings []string, disk int) *Database {
 	tb.Helper()
-	initdb, program := testenv.Need(tb, "initdb"), testenv.Need(tb, "postgres")
-	d := &Database{program: program, settings: settings}
-	if os.Geteuid() == 0 { // PostgreSQL refuses to run as root
-		var err error
-		if d.account, err = credentialOf("postgres"); err != nil {
-			tb.Fatalf("PostgreSQL does not run as root: %v", err)
-		}
+	d := newDatabase(tb, settings)
+	d.disk = disk
+	initdb := testenv.Need(tb, "initdb")
+	err := d.create(func(ctx context.Context) *exec.Cmd {
+		return exec.CommandContext(ctx, initdb, "--pgdata", d.data(), "--username=postgres", "--auth=trust",
+			"--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions")
+	})
+	if err == nil && disk > 0 {
+		err = os.Mkdir(d.small(), 0o700)
 	}
-	err := d.create(initdb)
 	if err == nil {
 		err = d.start()
 	}
@@ -52,6 +54,58 @@ func startPostgreSQL(tb testing.TB, settings []string) *Database {
 	}
 	return d
 }
+
+func newDatabase(tb testing.TB, settings []string) *Database {
+	tb.Helper()
+	d := &Database{program: testenv.Need(tb, "postgres"), settings: settings}
+	if os.Geteuid() == 0 { // PostgreSQL refuses to run as root
+		var err error
+		if d.account, err = credentialOf("postgres"); err != nil {
+			tb.Fatalf("PostgreSQL does not run as root: %v", err)
+		}
+	}
+	return d
+}
+
+// Standby starts another server that follows this one, and answers what changes nothing, until it is promoted. It ends with the test.
+func (d *Database) Standby(tb testing.TB) *Database {
+	tb.Helper()
+	backup := testenv.Need(tb, "pg_basebackup")
+	s := newDatabase(tb, d.settings)
+	tb.Cleanup(func() {
+		if err := s.remove(); err != nil {
+			tb.Errorf("remove the standby: %v", err)
+		}
+	})
+	err := s.create(func(ctx context.Context) *exec.Cmd {
+		return exec.CommandContext(ctx, backup, "--dbname", d.dsn("postgres"), "--pgdata", s.data(), "--write-recovery-conf", "--wal-method=stream",
+			"--checkpoint=fast", "--no-sync")
+	})
+	if err == nil {
+		err = s.start()
+	}
+	if err != nil {
+		tb.Fatalf("start a standby: %v", err)
+	}
+	return s
+}
+
+// Promote makes a standby a server of its own.
+func (d *Database) Promote(tb testing.TB) {
+	tb.Helper()
+	d.Exec(tb, `SELECT pg_promote(true, 60)`)
+}
+
+// Exec runs SQL as the server's superuser.
+func (d *Database) Exec(tb testing.TB, sql string) {
+	tb.Helper()
+	if err := d.exec(sql); err != nil {
+		tb.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// Address is where the server listens, host:port.
+func (d *Database) Address() string { return "127.0.0.1:" + strconv.Itoa(d.port) }
 
 func credentialOf(name string) (*syscall.Credential, error) {
 	account, err := user.Lookup(name)
@@ -66,7 +120,8 @@ func credentialOf(name string) (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-func (d *Database) create(initdb string) error {
+// create fills the data directory with what fill does.
+func (d *Database) create(fill func(context.Context) *exec.Cmd) error {
 	var err error
 	if d.dir, err = os.MkdirTemp("", "slipway-postgresql-"); err != nil {
 		return err
@@ -86,15 +141,29 @@ func (d *Database) create(initdb string) error {
 	d.port = ports[0]
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
 	defer cancel()
-	cmd := d.as(exec.CommandContext(ctx, initdb, "--pgdata", d.data(), "--username=postgres", "--auth=trust",
-		"--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"))
+	cmd := d.as(fill(ctx))
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w: %s", err, out)
+		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, out)
 	}
 	return nil
 }
 
 func (d *Database) data() string { return filepath.Join(d.dir, "data") }
+
+// small is where a server that has a small disk finds it.
+func (d *Database) small() string { return filepath.Join(d.dir, "small") }
+
+// command runs the server. Its small disk is a tmpfs in a mount namespace of its own, and goes with it.
+func (d *Database) command(args []string) *exec.Cmd {
+	if d.disk == 0 {
+		return d.as(exec.Command(d.program, args...))
+	}
+	const script = `mount -t tmpfs -o "size=$1m,mode=0700,uid=$2,gid=$3" none "$4" && exec setpriv --reuid="$2" --regid="$3" --clear-groups -- "$0" "${@:5}"`
+	uid, gid := strconv.Itoa(int(d.account.Uid)), strconv.Itoa(int(d.account.Gid))
+	cmd := d.as(exec.Command("unshare", append([]string{"--mount", "--propagation=private", "--", "bash", "-c", script, d.program, strconv.Itoa(d.disk), uid, gid, d.small()}, args...)...))
+	cmd.SysProcAttr.Credential = nil // to mount; setpriv takes it on
+	return cmd
+}
 
 // as lets a command run as the server's account, in the server's directory, without the caller's PG* variables.
 func (d *Database) as(cmd *exec.Cmd) *exec.Cmd {
@@ -124,7 +193,7 @@ func (d *Database) start() error {
 	defer cancel()
 	// After kill -9 the old backends may hold the shared memory for a moment, and a server that meets it ends: begin again.
 	return poll(ctx, func() error {
-		server, err := start(d.as(exec.Command(d.program, args...)), filepath.Join(d.dir, "log"))
+		server, err := start(d.command(args), filepath.Join(d.dir, "log"))
 		if err != nil {
 			return fatal{err}
 		}
@@ -161,7 +230,7 @@ func (d *Database) dsn(database string) string {
 	u := url.URL{
 		Scheme:   "postgres",
 		User:     url.User("postgres"),
-		Host:     "127.0.0.1:" + strconv.Itoa(d.port),
+		Host:     d.Address(),
 		Path:     "/" + database,
 		RawQuery: "sslmode=disable",
 	}
@@ -172,7 +241,11 @@ func (d *Database) dsn(database string) string {
 func (d *Database) DSN(tb testing.TB) string {
 	tb.Helper()
 	name := fmt.Sprintf("test_%d", d.count.Add(1))
-	if err := d.exec(`CREATE DATABASE ` + name); err != nil {
+	create := `CREATE DATABASE ` + name
+	if d.disk > 0 {
+		create += ` TABLESPACE small`
+	}
+	if err := d.exec(create); err != nil {
 		tb.Fatalf("create a test's database: %v", err)
 	}
 	tb.Cleanup(func() {

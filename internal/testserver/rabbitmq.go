@@ -26,6 +26,9 @@ import (
 // account rabbitmq and to the machine's own directories.
 const rabbitmqServer = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 
+// memoryBytes is how much memory a broker may use before it raises its alarm.
+const memoryBytes = 512_000_000
+
 // Broker is a private RabbitMQ node with its own epmd. Its methods that act on the server are for one goroutine at a time.
 type Broker struct {
 	dir                        string
@@ -81,10 +84,10 @@ ssl_options.cacertfile = %[3]s/ca.pem
 ssl_options.certfile = %[3]s/cert.pem
 ssl_options.keyfile = %[3]s/key.pem
 ssl_options.verify = verify_none
-vm_memory_high_watermark.absolute = 512MB
+vm_memory_high_watermark.absolute = %[4]d
 disk_free_limit.absolute = 50MB
 log.file.level = info
-`, b.plainPort, b.tlsPort, b.dir)
+`, b.plainPort, b.tlsPort, b.dir, memoryBytes)
 	for name, text := range map[string]string{
 		"rabbitmq.conf":       config,
 		"enabled_plugins":     "[].\n",
@@ -214,6 +217,32 @@ ok = rabbit_auth_backend_internal:set_permissions(%[1]s, %[3]s, %[4]s, %[5]s, %[
 `, bin(name), bin(password), bin(strings.TrimPrefix(u.Path, "/")), bin(configure), bin(write), bin(read)))
 	u.User = url.UserPassword(name, password)
 	return u.String()
+}
+
+// Set gives one of the broker's settings (of the Erlang application rabbit) another number until the test ends. Connections and channels that
+// are made from now on go by it. The broker may be the shared one when no other test of the package runs at the same time.
+func (b *Broker) Set(tb testing.TB, name string, number int64) {
+	tb.Helper()
+	b.erlang(tb, fmt.Sprintf(`{ok, V} = application:get_env(rabbit, %[1]s),
+ok = application:set_env(rabbit, before_%[1]s, V),
+ok = application:set_env(rabbit, %[1]s, %[2]d).
+`, name, number))
+	tb.Cleanup(func() {
+		b.erlang(tb, fmt.Sprintf(`{ok, V} = application:get_env(rabbit, before_%[1]s),
+ok = application:set_env(rabbit, %[1]s, V).
+`, name))
+	})
+}
+
+// Memory sets how many bytes the broker may use before it raises its memory alarm and takes no more messages; 0 raises it at once. The end
+// of the test sets it back. As with Set, the broker may be the shared one.
+func (b *Broker) Memory(tb testing.TB, bytes int64) {
+	tb.Helper()
+	set := func(bytes int64) {
+		b.erlang(tb, fmt.Sprintf("ok = vm_memory_monitor:set_vm_memory_high_watermark({absolute, %d}).\n", bytes))
+	}
+	set(bytes)
+	tb.Cleanup(func() { set(memoryBytes) })
 }
 
 // erlang runs expressions that end in ok on the node. rabbitmqctl would boot an Erlang machine for each command, two seconds of it.

@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"slipway/internal/testenv"
 )
 
 // shared holds the instances of this test process. It is package state because a test process is what shares them.
@@ -86,7 +88,7 @@ func PostgreSQL(tb testing.TB) (dsn string) {
 	shared.mu.Lock()
 	needMain(tb)
 	if shared.postgres == nil {
-		shared.postgres = startPostgreSQL(tb, nil)
+		shared.postgres = startPostgreSQL(tb, nil, 0)
 	}
 	d := shared.postgres
 	shared.mu.Unlock()
@@ -117,7 +119,22 @@ func NewRabbitMQ(tb testing.TB) *Broker {
 // nothing is lost, after a power cut all would be.
 func NewPostgreSQL(tb testing.TB, settings ...string) *Database {
 	tb.Helper()
-	d := startPostgreSQL(tb, settings)
+	return ownPostgreSQL(tb, settings, 0)
+}
+
+// NewSmallPostgreSQL is NewPostgreSQL with databases on a disk of so many MiB: a file system in memory, which is only in the server's own
+// mount namespace and goes with it. For root; it cannot be restarted.
+func NewSmallPostgreSQL(tb testing.TB, disk int) *Database {
+	tb.Helper()
+	testenv.NeedRoot(tb)
+	d := ownPostgreSQL(tb, nil, disk)
+	d.Exec(tb, `CREATE TABLESPACE small LOCATION '`+d.small()+`'`)
+	return d
+}
+
+func ownPostgreSQL(tb testing.TB, settings []string, disk int) *Database {
+	tb.Helper()
+	d := startPostgreSQL(tb, settings, disk)
 	tb.Cleanup(func() {
 		if err := d.remove(); err != nil {
 			tb.Errorf("remove PostgreSQL: %v", err)
