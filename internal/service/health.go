@@ -49,7 +49,6 @@ var (
 	descRuns        = prometheus.NewDesc("slipway_runs", "Runs by process and status.", []string{"process", "status"}, nil)
 	descUnpublished = prometheus.NewDesc("slipway_outbox_unpublished", "Committed events that are not published yet.", nil, nil)
 	descAddresses   = prometheus.NewDesc("slipway_addresses", "Addresses that are not free, by pool and state.", []string{"pool", "state"}, nil)
-	descActs        = prometheus.NewDesc("slipway_audit_lines", "Lines of the operators' audit trail.", nil, nil)
 	descHeld        = prometheus.NewDesc("slipway_runs_held", "Runs that this worker drives now.", nil, nil)
 )
 
@@ -57,7 +56,7 @@ var (
 type collector struct{ *Service }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descActs, descHeld} {
+	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descHeld} {
 		ch <- d
 	}
 }
@@ -85,10 +84,4 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	gauge(descUnpublished, stats.Unpublished)
-	_, head, err := c.Store.Acts(ctx, 0, 0)
-	if err != nil {
-		ch <- prometheus.NewInvalidMetric(descActs, err)
-		return
-	}
-	gauge(descActs, int(head.ID))
 }

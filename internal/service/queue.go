@@ -25,11 +25,29 @@ func openQueue(cfg *config.Config, store orchestrator.Store, log *slog.Logger) (
 		}
 		return embedded.New(embedded.Config{Log: kept, Logger: log}), nil
 	}
+	return newBroker(cfg, log)
+}
+
+func newBroker(cfg *config.Config, log *slog.Logger) (*amqp.Queue, error) {
 	address, err := withPassword(cfg.Queue.URL, cfg.Queue.Password)
 	if err != nil {
 		return nil, err
 	}
 	return amqp.New(amqp.Config{URL: address, CAFile: cfg.Queue.CAFile, Log: log})
+}
+
+// openBroker makes the queues, or finds them. What was declared otherwise is an error, and was left as it is; a broker that is away is none.
+func openBroker(ctx context.Context, cfg *config.Config, log *slog.Logger) (*amqp.Queue, error) {
+	q, err := newBroker(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := q.Ensure(ctx); orchestrator.KindOf(err) == orchestrator.Permanent {
+		return nil, errors.Join(err, q.Close())
+	} else if err != nil {
+		log.Warn("the broker is away: orders and events wait for it", "error", err)
+	}
+	return q, nil
 }
 
 // withPassword puts a secret into a URL.

@@ -75,7 +75,8 @@ type Service struct {
 	monitoring *rest.Client
 }
 
-// New builds a worker: it opens the database (migrating it) and connects to nothing else yet. Close it, also after Run.
+// New builds a worker: it makes its queues on the broker and opens the database (migrating it), in this order, and connects to nothing else
+// yet. A broker that is away is waited for later; one whose queues are somebody else's ends the start. Close it, also after Run.
 func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err error) {
 	s := &Service{Config: cfg, log: o.Log, options: o, holder: holderName()}
 	defer func() {
@@ -109,6 +110,13 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Queue.Kind != "embedded" {
+		broker, err := openBroker(ctx, cfg, o.Log)
+		if err != nil {
+			return nil, fmt.Errorf("queue: %w", err)
+		}
+		s.Queue = broker
+	}
 	if err := Migrate(ctx, cfg, dsn); err != nil {
 		return nil, err
 	}
@@ -119,8 +127,10 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	if err := s.Store.SyncGroups(ctx, desired, members); err != nil {
 		return nil, fmt.Errorf("groups: %w", err)
 	}
-	if s.Queue, err = openQueue(cfg, s.Store, o.Log); err != nil {
-		return nil, fmt.Errorf("queue: %w", err)
+	if s.Queue == nil {
+		if s.Queue, err = openQueue(cfg, s.Store, o.Log); err != nil {
+			return nil, fmt.Errorf("queue: %w", err)
+		}
 	}
 	if s.Xapi, err = openHypervisor(cfg, s.wake, o.Log); err != nil {
 		return nil, err
@@ -288,10 +298,8 @@ func (s *Service) wake(key string) {
 // housekeep reads what the pools have, ends quarantines and removes old events.
 func (s *Service) housekeep(ctx context.Context) {
 	const every, afterFailure, sweepEvery = time.Minute, 3 * time.Second, 10
-	var head orchestrator.ActHead // of the audit trail, as it was said last
 	for round := 0; ; round++ {
 		pause := every
-		head = s.sayTrail(ctx, head)
 		var pools sync.WaitGroup
 		var mu sync.Mutex
 		for _, p := range s.Estate.Pools {

@@ -26,7 +26,7 @@ type Config struct {
 
 	// Keepalive is how often a Requester that waits for an answer makes sure that somebody still has its request; 0 is 5 s.
 	Keepalive      time.Duration
-	Heartbeat      time.Duration // 0 is 10 s; a dead peer is noticed after about two of them
+	Heartbeat      time.Duration // 0 is 10 s; a dead peer is noticed after three of them
 	ConnectTimeout time.Duration // one attempt, TLS and handshake included; 0 is 10 s
 	PublishTimeout time.Duration // one publish with its confirmations, waiting for a connection included; 0 is 30 s
 	// The pause between two attempts to connect doubles from BackoffMin (0 is 200 ms) to BackoffMax (0 is 15 s), less up to half of it

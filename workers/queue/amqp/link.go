@@ -25,12 +25,27 @@ type link struct {
 
 	dialing chan struct{} // holds one token: whoever has it may connect
 
-	mu     sync.Mutex
-	conn   *amqp091.Connection
-	wire   net.Conn // under conn
-	closed bool
-	failed error     // the last failure since the last success
-	since  time.Time // of failed
+	mu      sync.Mutex
+	conn    *amqp091.Connection
+	wire    net.Conn // under conn
+	closed  bool
+	failed  error     // the last failure since the last success
+	since   time.Time // of failed
+	blocked *blockage // nil while the broker takes what is published on conn
+
+	hearing sync.WaitGroup
+}
+
+// blockage is a time during which the broker reads nothing from a connection, because it is short of memory or disk. RabbitMQ says so to a
+// connection that publishes (connection.blocked), and to no other.
+type blockage struct {
+	reason string
+	since  time.Time
+	over   chan struct{} // closed when it has passed, with its connection at the latest
+}
+
+func (b *blockage) Error() string {
+	return fmt.Sprintf("the broker takes no messages since %s: %s", b.since.UTC().Format(time.RFC3339), b.reason)
 }
 
 var errClosed = errors.New("the queue is closed")
@@ -139,8 +154,47 @@ func (l *link) connect(ctx context.Context) (*amqp091.Connection, error) {
 		return nil, errClosed
 	}
 	l.conn, l.wire = conn, wire
+	said := conn.NotifyBlocked(make(chan amqp091.Blocking, 2))
+	l.hearing.Go(func() { l.hear(said) })
 	l.config.Log.Info("broker connected", slog.String("connection", l.name), slog.String("broker", Redact(l.config.URL)))
 	return conn, nil
+}
+
+// hear notes when the broker stops and begins to take what a connection publishes. It ends with the connection.
+func (l *link) hear(said <-chan amqp091.Blocking) {
+	var now *blockage
+	end := func() {
+		if now == nil {
+			return
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.blocked == now { // and not the next connection's
+			l.blocked = nil
+		}
+		close(now.over)
+		now = nil
+	}
+	defer end()
+	for b := range said {
+		end()
+		if !b.Active {
+			l.config.Log.Info("the broker takes messages again", slog.String("connection", l.name))
+			continue
+		}
+		now = &blockage{reason: b.Reason, since: time.Now(), over: make(chan struct{})}
+		l.config.Log.Warn("the broker takes no messages", slog.String("connection", l.name), slog.String("reason", b.Reason))
+		l.mu.Lock()
+		l.blocked = now
+		l.mu.Unlock()
+	}
+}
+
+// blockade is what keeps the broker from taking messages now, or nil.
+func (l *link) blockade() *blockage {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.blocked
 }
 
 func (l *link) note(err error) {
@@ -165,7 +219,7 @@ func (l *link) ok() {
 	l.failed = nil
 }
 
-// healthy is what the last attempt to have a channel said. A connection that was lost while nobody used it is no fault: the next use makes
+// healthy is what the last attempt to have a channel said, and what the broker says of the connection. A connection that was lost while nobody used it is no fault: the next use makes
 // another.
 func (l *link) healthy() error {
 	l.mu.Lock()
@@ -175,6 +229,8 @@ func (l *link) healthy() error {
 		return errClosed
 	case l.failed != nil:
 		return fmt.Errorf("broker away since %s: %w", l.since.UTC().Format(time.RFC3339), l.failed)
+	case l.blocked != nil:
+		return l.blocked
 	default:
 		return nil
 	}
@@ -190,11 +246,15 @@ func (l *link) sever() {
 }
 
 func (l *link) close() error {
+	defer l.hearing.Wait() // without the lock, which hear takes
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
 	if l.conn == nil || l.conn.IsClosed() {
 		return nil
+	}
+	if l.blocked != nil {
+		return l.wire.Close() // a farewell would not be read
 	}
 	err := l.conn.CloseDeadline(time.Now().Add(5 * time.Second))
 	if errors.Is(err, amqp091.ErrClosed) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/rabbitmq/amqp091-go"
@@ -98,20 +100,47 @@ func (p *publisher) send(ctx context.Context, batch []outgoing) error {
 	if ctx.Err() != nil { // both were there: chance chose
 		return unsent{context.Cause(ctx)}
 	}
-	if err := p.open(ctx); err != nil {
+	if err := p.ready(ctx); err != nil {
 		return unsent{err}
 	}
-	// A broker that is short of memory reads no more, and a write to it does not know our context.
-	stop := context.AfterFunc(ctx, p.link.sever)
+	// A broker that reads no more does not end a write by itself, and a write does not know our context.
+	var written atomic.Bool
+	held := func() bool { return written.Load() && p.link.blockade() != nil }
+	stop := context.AfterFunc(ctx, func() {
+		if !held() {
+			p.link.sever()
+		}
+	})
 	defer stop()
-	err := p.exchange(ctx, batch)
-	if err != nil {
-		// Confirmations that are still to come must not be taken for those of the next batch; and a new channel finds the topology
-		// whole again when somebody took a part of it away.
-		_ = p.ch.Close()
-		p.ch = nil
+	err := p.exchange(ctx, batch, &written)
+	if err == nil || held() {
+		// A blocked connection is kept, with what lies in it: the broker would not notice that it is gone, and every other one that we
+		// made would cost it memory until it reads again.
+		return err
 	}
+	// Confirmations that are still to come must not be taken for those of the next batch; and a new channel finds the topology whole
+	// again when somebody took a part of it away.
+	_ = p.ch.Close()
+	p.ch = nil
 	return err
+}
+
+// ready waits for a channel on a connection from which the broker takes messages.
+func (p *publisher) ready(ctx context.Context) error {
+	for {
+		if err := p.open(ctx); err != nil {
+			return err
+		}
+		b := p.link.blockade()
+		if b == nil {
+			return nil
+		}
+		select {
+		case <-b.over:
+		case <-ctx.Done():
+			return fmt.Errorf("%w (%w)", b, context.Cause(ctx))
+		}
+	}
 }
 
 func (p *publisher) open(ctx context.Context) error {
@@ -130,7 +159,8 @@ func (p *publisher) open(ctx context.Context) error {
 	return nil
 }
 
-func (p *publisher) exchange(ctx context.Context, batch []outgoing) error {
+// exchange says in written when nothing more is to be written.
+func (p *publisher) exchange(ctx context.Context, batch []outgoing, written *atomic.Bool) error {
 	confirmations := make([]*amqp091.DeferredConfirmation, 0, len(batch))
 	for _, m := range batch {
 		c, err := p.ch.PublishWithDeferredConfirmWithContext(ctx, m.exchange, m.key, m.mandatory, false, m.publishing)
@@ -139,11 +169,16 @@ func (p *publisher) exchange(ctx context.Context, batch []outgoing) error {
 		}
 		confirmations = append(confirmations, c)
 	}
+	written.Store(true)
 	for i, c := range confirmations {
 		acked, err := c.WaitContext(ctx)
 		switch m := batch[i]; {
 		case err != nil:
-			return fmt.Errorf("publish %s to %s: %w", m.publishing.MessageId, m.exchange, context.Cause(ctx))
+			why := context.Cause(ctx)
+			if b := p.link.blockade(); b != nil {
+				why = fmt.Errorf("%w (%w)", b, why)
+			}
+			return fmt.Errorf("publish %s to %s: %w", m.publishing.MessageId, m.exchange, why)
 		case !acked: // also when the channel was lost
 			return fmt.Errorf("publish %s to %s: the broker did not take it", m.publishing.MessageId, m.exchange)
 		}
@@ -155,6 +190,9 @@ func (p *publisher) exchange(ctx context.Context, batch []outgoing) error {
 		case r, open := <-p.returned:
 			if !open {
 				return refused
+			}
+			if !slices.ContainsFunc(batch, func(m outgoing) bool { return m.publishing.MessageId == r.MessageId }) {
+				continue // of a batch that was given up while the broker was blocked
 			}
 			refused = errors.Join(refused, fmt.Errorf("publish %s to %s: %w (%s)", r.MessageId, r.Exchange, errNoQueue, r.ReplyText))
 		default:

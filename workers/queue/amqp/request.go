@@ -14,8 +14,13 @@ import (
 	"slipway/orchestrator"
 )
 
-// MaxBody bounds a request or an answer in bytes. It is the most that RabbitMQ 4 takes unless told otherwise (3.10: 128 MiB).
+// MaxBody is the longest request or answer, in bytes; what is longer is thrown away once it has arrived. It is the most that RabbitMQ 4 takes
+// unless told otherwise (3.10: 128 MiB).
 const MaxBody = 16 << 20
+
+// answersAhead bounds the answers that the broker sends before we have looked at them; as with sentAhead, the memory that they take is
+// bounded by it and by what the broker takes.
+const answersAhead = 16
 
 // The types of messages between a Requester and a Responder. A ping asks whether the request of its id is still in hand; gone says that it
 // is not. Nothing is said while it is.
@@ -151,6 +156,9 @@ func settle(d amqp091.Delivery, to string) ([]byte, error) {
 	if d.Type == typeGone {
 		return nil, fmt.Errorf("%s does not have the request any more: it was restarted, or stops", to)
 	}
+	if len(d.Body) > MaxBody {
+		return nil, fmt.Errorf("%s answered with %d bytes, and %d are the most that are taken", to, len(d.Body), MaxBody)
+	}
 	return d.Body, nil
 }
 
@@ -213,13 +221,17 @@ func (h *hearing) begin(ch *amqp091.Channel) (<-chan amqp091.Delivery, error) {
 	if err := ch.QueueBind(h.queue, h.queue, ExchangeAnswers, false, nil); err != nil {
 		return nil, err
 	}
-	return ch.Consume(h.queue, "", true, true, false, false, nil)
+	if err := ch.Qos(answersAhead, 0, false); err != nil {
+		return nil, err
+	}
+	return ch.Consume(h.queue, "", false, true, false, false, nil)
 }
 
 // run hands answers to who waits for them; those that nobody waits for any more are dropped.
 func (h *hearing) run(deliveries <-chan amqp091.Delivery) {
 	defer close(h.lost)
 	for d := range deliveries {
+		_ = d.Ack(false) // when it does not arrive the queue is gone too
 		if d.Type != typeAnswer && d.Type != typeGone {
 			continue
 		}

@@ -435,3 +435,39 @@ func refused(t *testing.T, url string, try func(*amqp091.Channel) error) *amqp09
 	}
 	return <-closed
 }
+
+// A request or an answer that is longer than may be is here whole before anybody can see that, and goes no further.
+func TestTooLong(t *testing.T) {
+	url := testserver.RabbitMQ(t)
+	r := requester(t, url)
+	var longest atomic.Int64
+	respond(t, quick(t, url), func(_ context.Context, m amqp.Request) []byte {
+		longest.Store(max(longest.Load(), int64(len(m.Body))))
+		if string(m.Body) == "long answer, please" {
+			return make([]byte, amqp.MaxBody+1)
+		}
+		return m.Body
+	})
+	listens(t, r)
+	conn, err := amqp091.Dial(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.Publish("", agentQueue, true, false, amqp091.Publishing{Type: "slipway.request", CorrelationId: "x", Body: make([]byte, amqp.MaxBody+1)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ask(t, r, "long answer, please"); orchestrator.KindOf(err) != orchestrator.Unknown || !strings.Contains(err.Error(), "answered with") {
+		t.Errorf("a long answer: %v", err)
+	}
+	if answer, err := ask(t, r, "next"); err != nil || answer != "next" {
+		t.Errorf("afterwards: %q, %v", answer, err)
+	}
+	if n := longest.Load(); n > amqp.MaxBody {
+		t.Errorf("a request of %d bytes was carried out", n)
+	}
+}

@@ -14,12 +14,16 @@ import (
 	"slipway/orchestrator"
 )
 
-// Answerer carries out one request. Its answer has at most MaxBody bytes; ctx ends when the Responder must stop.
+// Answerer carries out one request, whose body has at most MaxBody bytes, as its answer may have; ctx ends when the Responder must stop.
 type Answerer func(ctx context.Context, m Request) (answer []byte)
 
 const (
-	// respondAtOnce bounds the requests in hand, and with MaxBody the memory that they take.
+	// respondAtOnce bounds the requests that are carried out at the same time.
 	respondAtOnce = 4
+	// sentAhead bounds what the broker sends before we have acknowledged: requests that wait for their turn, and pings. With the longest
+	// message that the broker takes it bounds our memory, and MaxBody does not: AMQP has no way to refuse a message before all of it is
+	// here. RabbitMQ takes 128 MiB (16 MiB from 4.0) unless max_message_size says otherwise.
+	sentAhead = 4 * respondAtOnce
 	// answerLimit is how long an answer waits for a broker that is away. Whoever asked has given up by then.
 	answerLimit = time.Minute
 )
@@ -112,7 +116,7 @@ func (r *Responder) Run(ctx context.Context, grace time.Duration, answer Answere
 
 // session takes requests on one channel until it is lost (an error) or ctx ends (nil).
 func (r *Responder) session(ctx context.Context, ch *amqp091.Channel, take func(amqp091.Delivery)) error {
-	if err := ch.Qos(4*respondAtOnce, 0, false); err != nil { // pings are taken beside the requests
+	if err := ch.Qos(sentAhead, 0, false); err != nil {
 		_ = ch.Close()
 		return fmt.Errorf("set the prefetch: %w", err)
 	}
@@ -141,9 +145,13 @@ func (r *Responder) session(ctx context.Context, ch *amqp091.Channel, take func(
 				}
 				return fmt.Errorf("the broker ended our consumer of %s", r.queue)
 			}
-			if r.takeUp(d) {
+			switch {
+			case len(d.Body) > MaxBody: // no Requester's; nobody is told
+				r.config.Log.Warn("a request was thrown away: it is too long", slog.String("queue", r.queue), slog.Int("bytes", len(d.Body)), slog.Int("most", MaxBody))
+				r.acknowledge(d)
+			case r.takeUp(d):
 				take(d)
-			} else {
+			default:
 				r.acknowledge(d)
 			}
 		}
