@@ -71,7 +71,6 @@ type cli struct {
 	Plan    planCmd    `cmd:"" help:"Show what would change on the appliances against what is live, and what pools have that nobody knows; touch nothing."`
 	Apply   applyCmd   `cmd:"" help:"Apply exactly what a plan showed, by its hash, or refuse."`
 	Console consoleCmd `cmd:"" help:"Machines' screens: open one in a browser, revoke, serve."`
-	Audit   auditCmd   `cmd:"" help:"Look back: what operators did, and whether that record is whole."`
 	Dead    deadCmd    `cmd:"" help:"Orders that were refused: list, show, requeue, drop."`
 	Graph   graphCmd   `cmd:"" help:"Draw a process as Mermaid."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of a message."`

@@ -14,12 +14,19 @@ const (
 	notNullViolation     = "23502"
 	serializationFailure = "40001"
 	deadlockDetected     = "40P01"
+	readOnlyTransaction  = "25006"
 )
 
 // repeats reports that the server broke a transaction off which may be made again as it was.
 func repeats(err error) bool {
 	var failure *pgconn.PgError
 	return errors.As(err, &failure) && (failure.Code == serializationFailure || failure.Code == deadlockDetected)
+}
+
+// isReadOnly reports that the server takes no changes: it was made a standby, or read-only, under our connection.
+func isReadOnly(err error) bool {
+	var failure *pgconn.PgError
+	return errors.As(err, &failure) && failure.Code == readOnlyTransaction
 }
 
 // unreadable is an answer that came and could not be read: a row that no version of this program wrote.

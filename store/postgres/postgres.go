@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 
@@ -34,8 +35,27 @@ const ledgerLock = 0x736c697077617900
 // hostnameLock is the first number of the advisory locks of hostnames; "host" in ASCII.
 const hostnameLock = 0x686f7374
 
-// connectTimeout bounds one try to connect.
-const connectTimeout = 10 * time.Second
+// connectTimeout bounds one try to connect, and pingTimeout the question whether a connection that lay idle is still one.
+const (
+	connectTimeout = 10 * time.Second
+	pingTimeout    = 5 * time.Second
+)
+
+// errReadOnly is said of a standby, too.
+var errReadOnly = errors.New("the server is read-only: a standby, or default_transaction_read_only is on; name the primary in `database`, or all " +
+	"servers, of which the primary is found: postgres://USER@ONE,TWO/NAME")
+
+// writable is asked of every new connection. With several servers in the address the driver goes on to the next.
+func writable(ctx context.Context, conn *pgconn.PgConn) error {
+	result := conn.ExecParams(ctx, `SHOW transaction_read_only`, nil, nil, nil, nil).Read()
+	if result.Err != nil {
+		return result.Err
+	}
+	if len(result.Rows) != 1 || string(result.Rows[0][0]) != "off" {
+		return errReadOnly
+	}
+	return nil
+}
 
 // Open connects to a database that Migrate has prepared. It is closed by its Close.
 func Open(ctx context.Context, dsn string) (*sqlstore.Store, error) {
@@ -77,6 +97,8 @@ func parse(dsn string) (*pgxpool.Config, error) {
 		return nil, orchestrator.E("store.Open", orchestrator.Permanent, err)
 	}
 	config.ConnConfig.ConnectTimeout = connectTimeout
+	config.PingTimeout = pingTimeout
+	config.ConnConfig.ValidateConnect = writable
 	if _, ok := config.ConnConfig.RuntimeParams["application_name"]; !ok {
 		config.ConnConfig.RuntimeParams["application_name"] = "slipway"
 	}
@@ -106,7 +128,19 @@ func (db *database) Close() error {
 
 func (db *database) Counters() (commits, roundTrips int64) { return db.commits.Load(), db.trips.Load() }
 
-func (db *database) Ping(ctx context.Context) error { return db.pool.Ping(ctx) }
+// Ping also fails when the server became read-only under our connections.
+func (db *database) Ping(ctx context.Context) error {
+	err := db.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return writable(ctx, conn.Conn().PgConn()) })
+	db.leave(err)
+	return err
+}
+
+// leave lets go of all connections to a server that is read-only now, so that the next ones are made to one that is not.
+func (db *database) leave(err error) {
+	if errors.Is(err, errReadOnly) || isReadOnly(err) {
+		db.pool.Reset()
+	}
+}
 
 // LockLedger is held to the end of the transaction.
 func (db *database) LockLedger() (sqlstore.Stmt, bool) {
@@ -131,6 +165,7 @@ func (db *database) Apply(ctx context.Context, stmts []sqlstore.Stmt) (at int, e
 			return at, nil
 		}
 		if !repeats(err) {
+			db.leave(err)
 			return at, err
 		}
 	}
@@ -146,6 +181,7 @@ func (db *database) Update(ctx context.Context, f func(sqlstore.Tx) error) (err 
 	if err == nil {
 		db.commits.Add(1)
 	}
+	db.leave(err)
 	return err
 }
 

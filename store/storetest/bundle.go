@@ -95,23 +95,28 @@ func inventory(pool string) orchestrator.Inventory {
 // install makes an acceptance of a new machine.
 func (b *bundle) install() orchestrator.Acceptance {
 	b.orders++
-	name := fmt.Sprintf("web-%d", b.orders)
+	return Install(b.orders, b.now)
+}
+
+// Install is the acceptance of an order for a new machine, number n.
+func Install(n int, now time.Time) orchestrator.Acceptance {
+	name := fmt.Sprintf("web-%d", n)
 	id, run := uuid.NewString(), uuid.NewString()
 	o := orchestrator.Order{
-		Source: "panel", ID: fmt.Sprintf("order-%d", b.orders), Type: orchestrator.OrderInstall, Tenant: "acme", Name: name, Image: "debian-12",
+		Source: "panel", ID: fmt.Sprintf("order-%d", n), Type: orchestrator.OrderInstall, Tenant: "acme", Name: name, Image: "debian-12",
 		Plan:     orchestrator.Plan{VCPUs: 1, MemoryMiB: 1024, DiskGiB: 10},
 		Firewall: []orchestrator.FirewallRule{{Protocol: "tcp", Source: netip.MustParsePrefix("0.0.0.0/0"), Ports: []orchestrator.PortRange{{First: 443, Last: 443}}}},
-		SSHKeys:  []string{"ssh-ed25519 AAAA someone"}, Deadline: b.now.Add(time.Hour),
+		SSHKeys:  []string{"ssh-ed25519 AAAA someone"}, Deadline: now.Add(time.Hour),
 	}
 	return orchestrator.Acceptance{
-		Order: o, Actor: "intake", Now: b.now,
+		Order: o, Actor: "intake", Now: now,
 		Machine: orchestrator.Machine{
 			ID: id, Tenant: o.Tenant, Name: name, Hostname: name, Image: o.Image, Plan: o.Plan, Firewall: o.Firewall, SSHKeys: o.SSHKeys,
 			Presence: orchestrator.Planned, State: "queued", PoolWanted: "pool-b", HostKey: "ssh-ed25519 KEY", HostKeySecret: orchestrator.Sealed{1, 0, 2}, ConsolePassword: orchestrator.Sealed{3},
 			AdministratorPassword: orchestrator.Sealed{4, 0}, AdministratorAge: "-----BEGIN AGE",
 		},
 		Run: orchestrator.Run{
-			ID: run, Machine: id, Process: "install", State: "queued", Status: orchestrator.StatusReady, Step: "place", RowHash: "hash", Attempt: 1, StepSince: b.now,
+			ID: run, Machine: id, Process: "install", State: "queued", Status: orchestrator.StatusReady, Step: "place", RowHash: "hash", Attempt: 1, StepSince: now,
 			Deadline: o.Deadline, Order: orchestrator.OrderKey{Source: o.Source, ID: o.ID},
 		},
 	}

@@ -60,7 +60,6 @@ func Exercise(t *testing.T, h Harness) {
 		"Import":      importing,
 		"Passes":      passes,
 		"History":     history,
-		"Trail":       trail,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
