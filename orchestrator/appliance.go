@@ -27,6 +27,8 @@ type Group struct {
 	MinApplied          int // members that must have confirmed before a generation counts; 1..len(members)
 	Capacity            int // entries this group takes at most; 0 is unbounded
 	Entries             int // machines assigned now
+	// Held is the group's maintenance in words: nothing is applied to any of its members; "" when there is none.
+	Held string
 }
 
 // Entry is one machine's part of a group's desired state. Body is a DHCPHost, FirewallEntry or ConsoleEntry as JSON, by the group's unit.
@@ -125,4 +127,16 @@ type Member struct {
 	Halted      string // why nothing more is applied here until an operator says so; "" when it goes on
 	Problem     string // the last failure, "" after a success
 	SeenAt      time.Time
+	Held        string // its maintenance in words: it is left out of applies and not counted; "" when there is none
+}
+
+// Without leaves out the members in maintenance: the others are enough for a generation to count. standing is how many those are.
+func (g Group) Without(members []Member) (_ Group, standing int) {
+	for _, m := range members {
+		if m.Held == "" {
+			standing++
+		}
+	}
+	g.MinApplied = max(1, min(g.MinApplied, standing))
+	return g, standing
 }

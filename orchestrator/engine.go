@@ -25,22 +25,24 @@ type Engine struct {
 	estate    *Estate
 	commit    func(context.Context, Commit) CommitResult
 	actor     string
+	gate      Gate
 	log       *slog.Logger
 }
 
-// EngineConfig is what an Engine needs; all fields are required.
+// EngineConfig is what an Engine needs; all fields but Gate are required.
 type EngineConfig struct {
 	Processes []*Process
 	Estate    *Estate
 	// Commit makes one result durable and returns when it is: Journal.Commit, alone or in a group.
 	Commit func(context.Context, Commit) CommitResult
 	Actor  string // names this worker in the journal
+	Gate   Gate   // what is held; nil is nothing
 	Log    *slog.Logger
 }
 
 // NewEngine checks the tables.
 func NewEngine(c EngineConfig) (*Engine, error) {
-	e := &Engine{processes: map[string]*Process{}, estate: c.Estate, commit: c.Commit, actor: c.Actor, log: c.Log}
+	e := &Engine{processes: map[string]*Process{}, estate: c.Estate, commit: c.Commit, actor: c.Actor, gate: c.Gate, log: c.Log}
 	for _, p := range c.Processes {
 		if err := p.Validate(); err != nil {
 			return nil, err
@@ -127,6 +129,9 @@ func (t *tick) forward(ctx context.Context) (bool, error) {
 		if applies, why := t.row.When(s); !applies {
 			return t.advance(ctx, s, Outcome{Summary: why}, OutcomeSkipped)
 		}
+	}
+	if held, err := t.isHeld(ctx, s); held || err != nil {
+		return false, err
 	}
 	if t.row.Reserve != nil {
 		if _, err := t.row.Reserve(s); err != nil {

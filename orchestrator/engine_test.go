@@ -29,6 +29,7 @@ type bench struct {
 	now     time.Time
 	commits []orchestrator.Commit
 	answer  func(orchestrator.Commit) orchestrator.CommitResult // nil is yes
+	gate    gate                                                // nil holds nothing
 }
 
 func newBench(t *testing.T, cancelable bool, rows ...orchestrator.Row) *bench {
@@ -63,7 +64,7 @@ func (b *bench) commit(_ context.Context, c orchestrator.Commit) orchestrator.Co
 func (b *bench) tick() (more bool, err error) {
 	b.Helper()
 	engine, err := orchestrator.NewEngine(orchestrator.EngineConfig{
-		Processes: []*orchestrator.Process{b.process}, Estate: &orchestrator.Estate{}, Commit: b.commit, Actor: "w", Log: slog.New(slog.DiscardHandler),
+		Processes: []*orchestrator.Process{b.process}, Estate: &orchestrator.Estate{}, Commit: b.commit, Actor: "w", Gate: b.gate, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -41,6 +41,8 @@ type Row struct {
 
 	Policy Policy
 	Marks  Marks
+	// Uses is what Do and Undo act on: while somebody holds that, the run waits in front of the row.
+	Uses Uses
 }
 
 // Policy bounds a row. Zero values take the defaults.

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -19,6 +20,7 @@ type Ledger struct {
 	ForeignAddresses map[netip.Addr]bool
 	ForeignMACs      map[string]bool
 	Groups           map[string]Group
+	Held             map[Subject]Hold // in maintenance
 }
 
 // PoolLedger is one pool's room.
@@ -120,6 +122,9 @@ func (l *Ledger) refusesPool(pool Pool, req PlaceRequest) string {
 	ledger, ok := l.Pools[pool.ID]
 	if !ok {
 		return "the pool has not been read yet"
+	}
+	if hold, held := l.Held[PoolSubject(pool.ID)]; held {
+		return hold.String()
 	}
 	if !slices.Contains(pool.Images, req.Image) || ledger.Templates[req.Image] == "" {
 		return "the pool has no template for " + req.Image
@@ -267,15 +272,22 @@ func (l *Ledger) hasPort(pool Pool) func(string) bool {
 	return func(group string) bool { return l.freePort(group, pool.ConsolePorts) != 0 }
 }
 
-// lightest is the group with the most room, "" when all are full. fits may refuse further ones.
+// lightest is the group with the most room, "" when all are full. fits may refuse further ones. One in maintenance comes after all others:
+// what is promised there waits for its end.
 func (l *Ledger) lightest(ids []string, fits func(string) bool) string {
 	best := ""
+	held := func(id string) int {
+		if _, held := l.Held[GroupSubject(id)]; held {
+			return 1
+		}
+		return 0
+	}
 	for _, id := range ids {
 		g, ok := l.Groups[id]
 		if !ok || g.Capacity > 0 && g.Entries >= g.Capacity || fits != nil && !fits(id) {
 			continue
 		}
-		if best == "" || g.Entries < l.Groups[best].Entries {
+		if best == "" || cmp.Or(cmp.Compare(held(id), held(best)), cmp.Compare(g.Entries, l.Groups[best].Entries)) < 0 {
 			best = id
 		}
 	}

@@ -28,6 +28,8 @@ type Store interface {
 	History
 	Strangers
 	ConsolePasses
+	Holds
+	Workers
 	Close() error
 }
 

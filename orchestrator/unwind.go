@@ -34,6 +34,9 @@ func (t *tick) unwind(ctx context.Context) (bool, error) {
 	if skip {
 		return t.back(ctx, s, Outcome{Summary: "nothing to undo"})
 	}
+	if held, err := t.isHeld(ctx, s); held || err != nil {
+		return false, err
+	}
 	outcome, err := t.call(ctx, row.Undo, s)
 	switch {
 	case err != nil:

@@ -25,6 +25,9 @@ func (poolListCmd) Run(e *env) error {
 	return e.print(pools, func(t table.Writer) {
 		t.AppendHeader(table.Row{"pool", "what", "name", "size", "reserved", "free", "note"})
 		for _, p := range pools {
+			if p.Maintenance != "" {
+				t.AppendRow(table.Row{p.ID, "pool", "", "", "", "", "waits: " + p.Maintenance})
+			}
 			t.AppendRow(table.Row{p.ID, "addresses", "private", "", "", p.PrivateFree, p.Problem})
 			t.AppendRow(table.Row{p.ID, "addresses", "public", "", "", p.PublicFree, p.Strategy})
 			for _, h := range p.Hosts {
@@ -143,6 +146,10 @@ func (groupListCmd) Run(e *env) error {
 			for _, m := range g.Members {
 				state := "ok"
 				switch {
+				case g.Maintenance != "":
+					state = g.Maintenance
+				case m.Maintenance != "":
+					state = m.Maintenance
 				case m.Halted != "":
 					state = "halted: " + m.Halted
 				case m.Problem != "":

@@ -67,9 +67,14 @@ type cli struct {
 
 	Appliance applianceCmd `cmd:"" help:"Appliances as they are: scan for what is not slipway's."`
 
-	Group   groupCmd   `cmd:"" help:"Appliance groups: list, resume a halted member, approve a shrink."`
-	Plan    planCmd    `cmd:"" help:"Show what would change on the appliances against what is live, and what pools have that nobody knows; touch nothing."`
-	Apply   applyCmd   `cmd:"" help:"Apply exactly what a plan showed, by its hash, or refuse."`
+	Group       groupCmd       `cmd:"" help:"Appliance groups: list, resume a halted member, approve a shrink."`
+	Plan        planCmd        `cmd:"" help:"Show what would change on the appliances against what is live, and what pools have that nobody knows; touch nothing."`
+	Apply       applyCmd       `cmd:"" help:"Apply exactly what a plan showed, by its hash, or refuse."`
+	Maintenance maintenanceCmd `cmd:"" help:"Pools, groups and members that somebody works on: on, off, list."`
+	Workers     workersCmd     `cmd:"" help:"The workers, and what each has in hand."`
+	Drain       drainCmd       `cmd:"" help:"Make a worker take nothing new and leave what it has in hand to others."`
+	Undrain     undrainCmd     `cmd:"" help:"Make a drained worker work again."`
+
 	Console consoleCmd `cmd:"" help:"Machines' screens: open one in a browser, revoke, serve."`
 	Dead    deadCmd    `cmd:"" help:"Orders that were refused: list, show, requeue, drop."`
 	Graph   graphCmd   `cmd:"" help:"Draw a process as Mermaid."`

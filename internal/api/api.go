@@ -186,6 +186,7 @@ type Pool struct {
 	PrivateFree int      `json:"private_free"`
 	PublicFree  int      `json:"public_free"`
 	Problem     string   `json:"problem,omitempty"`
+	Maintenance string   `json:"maintenance,omitempty"`
 }
 
 // Host is a host's memory.
@@ -207,22 +208,24 @@ type SR struct {
 
 // Group is an appliance group.
 type Group struct {
-	ID         string   `json:"id"`
-	Unit       string   `json:"unit"`
-	Generation int64    `json:"generation"`
-	Applied    int64    `json:"applied"`
-	Entries    int      `json:"entries"`
-	Members    []Member `json:"members"`
+	ID          string   `json:"id"`
+	Unit        string   `json:"unit"`
+	Generation  int64    `json:"generation"`
+	Applied     int64    `json:"applied"`
+	Entries     int      `json:"entries"`
+	Members     []Member `json:"members"`
+	Maintenance string   `json:"maintenance,omitempty"`
 }
 
 // Member is one appliance.
 type Member struct {
-	Name    string    `json:"name"`
-	Applied int64     `json:"applied"`
-	Dirty   bool      `json:"dirty,omitempty"`
-	Halted  string    `json:"halted,omitempty"`
-	Problem string    `json:"problem,omitempty"`
-	Seen    time.Time `json:"seen,omitzero"`
+	Name        string    `json:"name"`
+	Applied     int64     `json:"applied"`
+	Dirty       bool      `json:"dirty,omitempty"`
+	Halted      string    `json:"halted,omitempty"`
+	Problem     string    `json:"problem,omitempty"`
+	Seen        time.Time `json:"seen,omitzero"`
+	Maintenance string    `json:"maintenance,omitempty"`
 }
 
 // Address is an address that is not free.

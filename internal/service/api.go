@@ -152,6 +152,10 @@ func (s *Service) routes() http.Handler {
 	handle("POST /v1/addresses", s.postAddress)
 	handle("DELETE /v1/addresses", s.deleteAddress)
 	handle("GET /v1/groups", s.getGroups)
+	handle("GET /v1/maintenance", s.getMaintenance)
+	handle("POST /v1/maintenance", s.postMaintenance)
+	handle("GET /v1/workers", s.getWorkers)
+	handle("POST /v1/workers/drain", s.postDrain)
 	handle("GET /v1/plan", s.getPlan)
 	handle("POST /v1/plan/apply", s.postApplyPlan)
 	handle("POST /v1/groups/{group}/members/{member}/resume", s.postResume)
@@ -461,6 +465,9 @@ func (s *Service) getPools(r *http.Request) (any, error) {
 	pools := make([]api.Pool, 0, len(s.Estate.Pools))
 	for _, p := range s.Estate.Pools {
 		out := api.Pool{ID: p.ID, Strategy: string(p.Strategy), Images: p.Images, PrivateFree: ledger.Free(p.Private), PublicFree: ledger.Free(p.Public)}
+		if hold, held := ledger.Held[orchestrator.PoolSubject(p.ID)]; held {
+			out.Maintenance = hold.String()
+		}
 		if known, ok := ledger.Pools[p.ID]; ok {
 			out.Machines = known.Machines
 			for _, h := range known.Hosts {
@@ -528,9 +535,9 @@ func (s *Service) getGroups(r *http.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		group := api.Group{ID: g.ID, Unit: string(g.Unit), Generation: g.Generation, Applied: g.Applied, Entries: g.Entries}
+		group := api.Group{ID: g.ID, Unit: string(g.Unit), Generation: g.Generation, Applied: g.Applied, Entries: g.Entries, Maintenance: g.Held}
 		for _, m := range members {
-			group.Members = append(group.Members, api.Member{Name: m.Name, Applied: m.Applied, Dirty: m.Dirty, Halted: m.Halted, Problem: m.Problem, Seen: m.SeenAt})
+			group.Members = append(group.Members, api.Member{Name: m.Name, Applied: m.Applied, Dirty: m.Dirty, Halted: m.Halted, Problem: m.Problem, Seen: m.SeenAt, Maintenance: m.Held})
 		}
 		out = append(out, group)
 	}

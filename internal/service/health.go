@@ -49,6 +49,8 @@ var (
 	descRuns        = prometheus.NewDesc("slipway_runs", "Runs by process and status.", []string{"process", "status"}, nil)
 	descUnpublished = prometheus.NewDesc("slipway_outbox_unpublished", "Committed events that are not published yet.", nil, nil)
 	descAddresses   = prometheus.NewDesc("slipway_addresses", "Addresses that are not free, by pool and state.", []string{"pool", "state"}, nil)
+	descMaintained  = prometheus.NewDesc("slipway_maintenance", "1 for a pool, group or member in maintenance.", []string{"subject"}, nil)
+	descDrained     = prometheus.NewDesc("slipway_drained", "1 while this worker is told to take nothing new.", nil, nil)
 	descHeld        = prometheus.NewDesc("slipway_runs_held", "Runs that this worker drives now.", nil, nil)
 )
 
@@ -56,7 +58,7 @@ var (
 type collector struct{ *Service }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descHeld} {
+	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descMaintained, descDrained, descHeld} {
 		ch <- d
 	}
 }
@@ -68,6 +70,19 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
 	}
 	gauge(descHeld, c.driver.Held())
+	drained := 0
+	if c.duty.isOff() {
+		drained = 1
+	}
+	gauge(descDrained, drained)
+	holds, err := c.Store.Holds(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descMaintained, err)
+		return
+	}
+	for _, h := range holds {
+		gauge(descMaintained, 1, string(h.Subject))
+	}
 	stats, err := c.Store.Stats(ctx)
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(descRuns, err)

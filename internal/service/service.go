@@ -62,6 +62,10 @@ type Service struct {
 	log        *slog.Logger
 	options    Options
 	holder     string
+	started    time.Time
+	duty       *duty
+	beats      chan struct{} // makes the next one come now
+	gate       *driver.Gate
 	committer  *driver.Committer
 	driver     *driver.Driver
 	addresses  ipam.Pools // by pool; those that give out their addresses by a service
@@ -78,7 +82,7 @@ type Service struct {
 // New builds a worker: it makes its queues on the broker and opens the database (migrating it), in this order, and connects to nothing else
 // yet. A broker that is away is waited for later; one whose queues are somebody else's ends the start. Close it, also after Run.
 func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err error) {
-	s := &Service{Config: cfg, log: o.Log, options: o, holder: holderName()}
+	s := &Service{Config: cfg, log: o.Log, options: o, holder: holderName(), started: time.Now(), duty: newDuty(), beats: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -164,8 +168,9 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		s.Processes[p.Name] = p
 	}
 	s.committer = driver.NewCommitter(s.Store)
+	s.gate = &driver.Gate{Store: s.Store}
 	s.Engine, err = orchestrator.NewEngine(orchestrator.EngineConfig{
-		Processes: processes, Estate: s.Estate, Commit: s.committer.Commit, Actor: s.holder, Log: o.Log,
+		Processes: processes, Estate: s.Estate, Commit: s.committer.Commit, Actor: s.holder, Gate: s.gate, Log: o.Log,
 	})
 	if err != nil {
 		return nil, err
@@ -255,12 +260,22 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 	}
 	serving.Go(func() { fail("hypervisor", s.Xapi.Run(ctx)) })
-	serving.Go(func() { s.controller.Run(ctx) })
-	serving.Go(func() { s.publisher.Run(ctx) })
+	serving.Go(func() { s.attend(ctx) })
+	onDuty := func(part func(context.Context)) {
+		serving.Go(func() {
+			_ = s.duty.during(ctx, func(ctx context.Context) error { part(ctx); return nil })
+		})
+	}
+	onDuty(s.controller.Run)
+	onDuty(s.publisher.Run)
+	onDuty(s.housekeep)
+	onDuty(s.sweepAddresses)
 	serving.Go(func() { s.notifier.run(ctx) })
-	serving.Go(func() { s.housekeep(ctx) })
-	serving.Go(func() { s.sweepAddresses(ctx) })
-	serving.Go(func() { fail("queue", s.Queue.Orders(ctx, s.Config.Queue.Prefetch, s.Intake.Handle)) })
+	serving.Go(func() {
+		fail("queue", s.duty.during(ctx, func(ctx context.Context) error {
+			return s.Queue.Orders(ctx, s.Config.Queue.Prefetch, s.Intake.Handle)
+		}))
+	})
 	serving.Go(func() { fail("socket", s.serveAPI(ctx)) })
 	if s.console != nil && s.Config.Console.Listen != "" {
 		serving.Go(func() { fail("console", serveConsole(ctx, s.console, s.Config.Console, s.log)) })
@@ -277,6 +292,7 @@ func (s *Service) Run(ctx context.Context) error {
 	timer.Stop()
 	endCommits()
 	committing.Wait()
+	s.leave(ctx)
 	s.log.Info("stopped")
 	return failed
 }
@@ -295,32 +311,27 @@ func (s *Service) wake(key string) {
 	}
 }
 
-// housekeep reads what the pools have, ends quarantines and removes old events.
+// housekeep ends quarantines and maintenances whose time has come and removes old events, and keeps an eye on each pool: one that is down
+// stalls nobody else.
 func (s *Service) housekeep(ctx context.Context) {
-	const every, afterFailure, sweepEvery = time.Minute, 3 * time.Second, 10
-	for round := 0; ; round++ {
-		pause := every
-		var pools sync.WaitGroup
-		var mu sync.Mutex
-		for _, p := range s.Estate.Pools {
-			pools.Go(func() { // one pool that is down stalls nobody else
-				err := s.readPool(ctx, p.ID)
-				if err == nil && round%sweepEvery == 0 {
-					err = s.removeStrays(ctx, p.ID)
-				}
-				if err != nil && ctx.Err() == nil {
-					s.log.Warn("read pool", "pool", p.ID, "error", err)
-					mu.Lock()
-					pause = afterFailure
-					mu.Unlock()
-				}
-			})
-		}
-		pools.Wait()
+	const every = time.Minute
+	var pools sync.WaitGroup
+	defer pools.Wait()
+	for _, p := range s.Estate.Pools {
+		pools.Go(func() { s.keepPool(ctx, p.ID) })
+	}
+	for {
 		if n, err := s.Store.EndQuarantine(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("end quarantine", "error", err)
 		} else if n > 0 {
 			s.log.Info("quarantine ended", "freed", n)
+		}
+		if ended, err := s.Store.EndHolds(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("end maintenances", "error", err)
+		} else {
+			for _, h := range ended {
+				s.log.Info("ended by itself", "hold", h.String())
+			}
 		}
 		if n, err := s.Store.Prune(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("remove old events", "error", err)
@@ -330,13 +341,50 @@ func (s *Service) housekeep(ctx context.Context) {
 		if ctx.Err() == nil {
 			s.wake(orchestrator.WakeCapacity)
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !sleep(ctx, every) {
 			return
-		case <-timer.C:
 		}
+	}
+}
+
+// keepPool reads what a pool has every minute, and now and then removes what came too late. While it is in maintenance nothing is removed,
+// and that it does not answer is no news.
+func (s *Service) keepPool(ctx context.Context, pool string) {
+	const every, afterFailure, sweepEvery = time.Minute, 3 * time.Second, 10
+	for round := 0; ; round++ {
+		pause := every
+		_, held, err := s.gate.Held(ctx, []orchestrator.Subject{orchestrator.PoolSubject(pool)})
+		if err == nil {
+			err = s.readPool(ctx, pool)
+		}
+		if err == nil && !held && round%sweepEvery == 0 {
+			err = s.removeStrays(ctx, pool)
+		}
+		switch {
+		case err == nil:
+			s.driver.Nudge() // there may be room
+		case ctx.Err() != nil:
+		case held:
+			s.log.Debug("read pool", "pool", pool, "error", err)
+		default:
+			s.log.Warn("read pool", "pool", pool, "error", err)
+			pause = afterFailure
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+	}
+}
+
+// sleep waits; false means that ctx has ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 

@@ -27,13 +27,13 @@ func New(p Ports) *orchestrator.Process {
 		marks = orchestrator.Marks
 	)
 	return &orchestrator.Process{Name: Name, Cancelable: true, Returns: true, Rows: []orchestrator.Row{
-		row{From: "import_requested", Step: "claim", To: "claimed", Do: claim(p.Importer), Undo: giveBack},
-		row{From: "claimed", Step: "tag_machine", To: "tagged", Do: tagMachine(p.Importer), Undo: untagMachine(p.Importer)},
-		row{From: "tagged", Step: "take_dhcp", To: "dhcp_taken", When: dhcp.When, Reserve: dhcp.Reserve, Do: dhcp.Do,
+		row{From: "import_requested", Step: "claim", To: "claimed", Uses: orchestrator.UsesPool, Do: claim(p.Importer), Undo: giveBack},
+		row{From: "claimed", Step: "tag_machine", To: "tagged", Uses: orchestrator.UsesPool, Do: tagMachine(p.Importer), Undo: untagMachine(p.Importer)},
+		row{From: "tagged", Step: "take_dhcp", To: "dhcp_taken", Uses: orchestrator.UsesDHCP, When: dhcp.When, Reserve: dhcp.Reserve, Do: dhcp.Do,
 			Undo: uninstall.ForgetDHCP(p.Desired), Marks: marks{Skip: true}},
-		row{From: "dhcp_taken", Step: "take_rules", To: "rules_taken", Reserve: rules.Reserve, Do: rules.Do, Undo: uninstall.DropRules(p.Desired)},
-		row{From: "rules_taken", Step: "take_console", To: "console_taken", Reserve: console.Reserve, Do: console.Do,
+		row{From: "dhcp_taken", Step: "take_rules", To: "rules_taken", Uses: orchestrator.UsesFirewall, Reserve: rules.Reserve, Do: rules.Do, Undo: uninstall.DropRules(p.Desired)},
+		row{From: "rules_taken", Step: "take_console", To: "console_taken", Uses: orchestrator.UsesConsole, Reserve: console.Reserve, Do: console.Do,
 			Undo: uninstall.CloseConsole(p.Desired), Marks: marks{Skip: true}},
-		row{From: "console_taken", Step: "verify_import", To: "production_ready", Do: verifyImport(p.Hypervisor, p.Prober), Marks: marks{Check: true}},
+		row{From: "console_taken", Step: "verify_import", To: "production_ready", Uses: orchestrator.UsesPool, Do: verifyImport(p.Hypervisor, p.Prober), Marks: marks{Check: true}},
 	}}
 }

@@ -135,7 +135,11 @@ func (x *exercise) walk(t *testing.T, p path) walked {
 	s := x.site(t, 1)
 	run := x.start(s, p)
 	var w walked
+	at := s.following()
 	s.World.Interrupt = func(p Point) error {
+		if p.IsHypervisor() && at.Uses&orchestrator.UsesPool == 0 {
+			t.Errorf("%s is called by step %s, which does not say that it uses the pool: a maintenance would not hold it", p, at.Step)
+		}
 		w.points = append(w.points, p)
 		return nil
 	}
@@ -145,14 +149,26 @@ func (x *exercise) walk(t *testing.T, p path) walked {
 		}
 	}
 	s.Settle()
-	if at := slices.IndexFunc(w.points, func(p Point) bool { return p.Call == x.Until }); at >= 0 {
-		w.own = min(w.own, at)
+	if until := slices.IndexFunc(w.points, func(p Point) bool { return p.Call == x.Until }); until >= 0 {
+		w.own = min(w.own, until)
 	}
 	if s.Run(run).Status.Active() || w.own == 0 || w.own > len(w.points) {
 		t.Fatalf("the undisturbed run does not end:\n%s", strings.Join(s.Journal(), "\n"))
 	}
 	w.end, w.skipped = s.Describe(), s.skipped(run)
 	return w
+}
+
+// following keeps the row that is being walked.
+func (s *Site) following() *orchestrator.Row {
+	at := &orchestrator.Row{}
+	s.Wrap = func(row orchestrator.Row, _ bool, do Act) Act {
+		return func(ctx context.Context, step *orchestrator.Step) (orchestrator.Outcome, error) {
+			*at = row
+			return do(ctx, step)
+		}
+	}
+	return at
 }
 
 // skipped are the steps that a run has passed without doing them.

@@ -35,22 +35,22 @@ func New(p Ports) *orchestrator.Process {
 	)
 	unlessTakenOver := orchestrator.UnlessTakenOver
 	return &orchestrator.Process{Name: Name, Cancelable: true, Tells: orchestrator.EventReconfigured, Rows: []orchestrator.Row{
-		row{From: "reconfigure_requested", Step: "open_door", To: "door_opened", When: changesGuest,
+		row{From: "reconfigure_requested", Step: "open_door", To: "door_opened", Uses: orchestrator.UsesFirewall, When: changesGuest,
 			Do: openDoor(p.Desired, p.Installer), Undo: unlessTakenOver(rules(p.Desired, former))},
-		row{From: "door_opened", Step: "change_guest", To: "guest_changed", When: changesGuest,
+		row{From: "door_opened", Step: "change_guest", To: "guest_changed", Uses: orchestrator.UsesPool, When: changesGuest,
 			Do: changeGuest(p.Hypervisor, p.Installer, p.Maintainer), Undo: unlessTakenOver(changeBack(p.Hypervisor, p.Installer, p.Maintainer)),
 			Policy: policy{Timeout: 2 * time.Minute}},
-		row{From: "guest_changed", Step: "change_dhcp", To: "dhcp_changed", When: changesHost,
+		row{From: "guest_changed", Step: "change_dhcp", To: "dhcp_changed", Uses: orchestrator.UsesDHCP, When: changesHost,
 			Do: host(p.Desired, wanted), Undo: unlessTakenOver(host(p.Desired, former))},
 		row{From: "dhcp_changed", Step: "rename_dns", To: "dns_renamed", When: changesName,
 			Do: renameDNS(p.Names, wanted), Undo: unlessTakenOver(renameDNS(p.Names, former)), Marks: marks{Skip: true}},
 		row{From: "dns_renamed", Step: "rename_monitoring", To: "monitoring_renamed", When: changesMonitored,
 			Do: renameMonitored(p.Monitoring, wanted), Undo: unlessTakenOver(renameMonitored(p.Monitoring, former)), Marks: marks{Skip: true}},
-		row{From: "monitoring_renamed", Step: "change_rules", To: "rules_changed", When: changesRules,
+		row{From: "monitoring_renamed", Step: "change_rules", To: "rules_changed", Uses: orchestrator.UsesFirewall, When: changesRules,
 			Do: rules(p.Desired, wanted), Undo: unlessTakenOver(reopenDoor(p.Desired, p.Installer))},
-		row{From: "rules_changed", Step: "change_console", To: "console_changed", When: changesConsole,
+		row{From: "rules_changed", Step: "change_console", To: "console_changed", Uses: orchestrator.UsesConsole, When: changesConsole,
 			Do: console(p.Desired, wanted), Undo: unlessTakenOver(console(p.Desired, former))},
-		row{From: "console_changed", Step: "verify", To: orchestrator.StateReady,
+		row{From: "console_changed", Step: "verify", To: orchestrator.StateReady, Uses: orchestrator.UsesPool,
 			Do: verify(p.Hypervisor, p.Prober), Policy: policy{Timeout: 2 * time.Minute}, Marks: marks{Check: true}},
 	}}
 }

@@ -31,18 +31,18 @@ func New(p Ports) *orchestrator.Process {
 		policy = orchestrator.Policy
 	)
 	return &orchestrator.Process{Name: Name, Cancelable: true, Tells: orchestrator.EventSuspended, Rows: []orchestrator.Row{
-		row{From: "suspend_requested", Step: "note_power", To: "power_noted", When: inUse,
+		row{From: "suspend_requested", Step: "note_power", To: "power_noted", Uses: orchestrator.UsesPool, When: inUse,
 			Do: notePower(p.Hypervisor, p.Prober), Undo: forgetSuspension},
 		// Before the machine falls silent, or monitoring raises an alarm.
 		row{From: "power_noted", Step: "unregister_monitoring", To: "monitoring_unregistered", When: monitored,
 			Do: unregister(p.Monitoring), Undo: orchestrator.UnlessTakenOver(register(p.Monitoring)), Marks: orchestrator.Marks{Skip: true}},
-		row{From: "monitoring_unregistered", Step: "block_traffic", To: "traffic_blocked", When: inUse,
+		row{From: "monitoring_unregistered", Step: "block_traffic", To: "traffic_blocked", Uses: orchestrator.UsesFirewall, When: inUse,
 			Do: BlockTraffic(p.Desired), Undo: orchestrator.UnlessTakenOver(OpenTraffic(p.Desired))},
-		row{From: "traffic_blocked", Step: "revoke_console", To: "console_revoked", When: inUse,
+		row{From: "traffic_blocked", Step: "revoke_console", To: "console_revoked", Uses: orchestrator.UsesConsole, When: inUse,
 			Do: uninstall.CloseConsole(p.Desired), Undo: orchestrator.UnlessTakenOver(RestoreConsole(p.Desired))},
-		row{From: "console_revoked", Step: "stop_machine", To: "machine_stopped", When: stops,
+		row{From: "console_revoked", Step: "stop_machine", To: "machine_stopped", Uses: orchestrator.UsesPool, When: stops,
 			Do: uninstall.StopMachine(p.Hypervisor), Undo: startAgain(p.Hypervisor), Policy: policy{Timeout: 2 * time.Minute}},
-		row{From: "machine_stopped", Step: "verify", To: orchestrator.StateSuspended, When: inUse,
+		row{From: "machine_stopped", Step: "verify", To: orchestrator.StateSuspended, Uses: orchestrator.UsesPool, When: inUse,
 			Do: verify(p.Hypervisor, p.Prober), Marks: orchestrator.Marks{Check: true}},
 	}}
 }

@@ -33,13 +33,13 @@ func New(p Ports) *orchestrator.Process {
 		policy = orchestrator.Policy
 	)
 	return &orchestrator.Process{Name: Name, Cancelable: true, Tells: orchestrator.EventUnsuspended, Rows: []orchestrator.Row{
-		row{From: "unsuspend_requested", Step: "open_traffic", To: "traffic_opened", When: suspended,
+		row{From: "unsuspend_requested", Step: "open_traffic", To: "traffic_opened", Uses: orchestrator.UsesFirewall, When: suspended,
 			Do: suspend.OpenTraffic(p.Desired), Undo: orchestrator.UnlessTakenOver(suspend.BlockTraffic(p.Desired))},
-		row{From: "traffic_opened", Step: "restore_console", To: "console_restored", When: suspended,
+		row{From: "traffic_opened", Step: "restore_console", To: "console_restored", Uses: orchestrator.UsesConsole, When: suspended,
 			Do: suspend.RestoreConsole(p.Desired), Undo: orchestrator.UnlessTakenOver(uninstall.CloseConsole(p.Desired))},
-		row{From: "console_restored", Step: "start_machine", To: "machine_started", When: ran,
+		row{From: "console_restored", Step: "start_machine", To: "machine_started", Uses: orchestrator.UsesPool, When: ran,
 			Do: install.StartMachine(p.Hypervisor), Undo: stopAgain(p.Hypervisor), Policy: policy{Timeout: 2 * time.Minute}},
-		row{From: "machine_started", Step: "verify", To: "verified", When: suspended,
+		row{From: "machine_started", Step: "verify", To: "verified", Uses: orchestrator.UsesPool, When: suspended,
 			Do: verify(p.Prober), Undo: suspendAgain, Policy: policy{Budget: 10 * time.Minute}, Marks: orchestrator.Marks{Check: true}},
 		// Once it answers, or monitoring raises an alarm.
 		row{From: "verified", Step: "register_monitoring", To: orchestrator.StateReady, When: monitored,

@@ -60,6 +60,8 @@ func Exercise(t *testing.T, h Harness) {
 		"Import":      importing,
 		"Passes":      passes,
 		"History":     history,
+		"Holds":       holds,
+		"Workers":     workers,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -245,8 +245,9 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	if err != nil {
 		return err
 	}
+	group, stands := standing(group, members)
 	due := l.due(group, members, refresh || unconfirmed(group, members))
-	if len(due) == 0 {
+	if !stands || len(due) == 0 {
 		return nil
 	}
 	release, err := l.turn(ctx)
@@ -268,6 +269,9 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	}
 	if members, err = l.members(ctx); err != nil {
 		return err
+	}
+	if group, stands = standing(group, members); !stands {
+		return nil
 	}
 	if due = l.due(group, members, refresh || unconfirmed(group, members)); len(due) == 0 {
 		return nil
@@ -362,7 +366,7 @@ func (l *loop) due(group orchestrator.Group, members map[string]orchestrator.Mem
 	for _, m := range l.group.Members {
 		known := members[m.Name]
 		behind := known.Applied < group.Generation || known.Dirty || refresh
-		if behind && known.Halted == "" && l.Now().After(l.retry[m.Name].until) {
+		if behind && known.Halted == "" && known.Held == "" && l.Now().After(l.retry[m.Name].until) {
 			due = append(due, m)
 		}
 	}
@@ -378,10 +382,16 @@ func unconfirmed(group orchestrator.Group, members map[string]orchestrator.Membe
 	return group.Applied < group.Generation && carried(group, members) >= max(1, group.MinApplied)
 }
 
+// standing leaves out what is in maintenance; stands is false when nothing of the group is left to apply to.
+func standing(group orchestrator.Group, members map[string]orchestrator.Member) (_ orchestrator.Group, stands bool) {
+	group, n := group.Without(slices.Collect(maps.Values(members)))
+	return group, n > 0 && group.Held == ""
+}
+
 // carried counts the members that carry the group's newest generation.
 func carried(group orchestrator.Group, members map[string]orchestrator.Member) (n int) {
 	for _, m := range members {
-		if m.Applied >= group.Generation && !m.Dirty {
+		if m.Applied >= group.Generation && !m.Dirty && m.Held == "" {
 			n++
 		}
 	}
@@ -673,4 +683,22 @@ func (r *round) blame(ctx context.Context, due []Member, members map[string]orch
 		}
 	}
 	return fault
+}
+
+// Settle returns once no worker applies to the group by what it read before the call, because the group's lease is this worker's for a
+// moment. ErrPlanBusy when another one keeps it.
+func (c *Controller) Settle(ctx context.Context, group string) error {
+	l, err := c.loopOf(group)
+	if err != nil {
+		return err
+	}
+	release, err := l.turn(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, err = l.awaitLease(ctx); err != nil {
+		return err
+	}
+	return l.Store.ReleaseLease(ctx, l.leaseName(), l.Holder)
 }

@@ -127,6 +127,7 @@ func (l *loop) fresh(ctx context.Context, fence int64) (*round, map[string]orche
 	if err != nil {
 		return nil, nil, err
 	}
+	group, _ = standing(group, members)
 	return &round{loop: l, fence: fence, group: group, entries: entries, bad: map[string]string{}, approved: approved >= group.Generation && approved > 0}, members, nil
 }
 
@@ -206,7 +207,11 @@ func (r *round) plan(ctx context.Context, members map[string]orchestrator.Member
 	var reading sync.WaitGroup
 	for i, m := range r.loop.group.Members {
 		reading.Go(func() {
-			answer, err := r.look(ctx, m)
+			var answer apply.Answer
+			err := errors.New("left out: " + members[m.Name].Held)
+			if members[m.Name].Held == "" {
+				answer, err = r.look(ctx, m)
+			}
 			p.Members[i] = r.member(members[m.Name], answer, err)
 			if p.Problem == "" && p.Members[i].Problem == "" {
 				p.Members[i].compare(*answer.Live, rendering, names, r.loop.group)
@@ -249,6 +254,8 @@ func (r *round) member(known orchestrator.Member, answer apply.Answer, err error
 		m.Problem = err.Error()
 	}
 	switch {
+	case r.group.Held != "":
+		m.Blocked = "the group waits for " + r.group.Held
 	case known.Halted != "":
 		m.Blocked = fmt.Sprintf("halted: %s; look at it, then: slipway group resume %s %s --yes", known.Halted, r.group.ID, m.Name)
 	case err != nil:

@@ -30,9 +30,10 @@ type Driver struct {
 	Config
 	nudge chan struct{}
 
-	mu   sync.Mutex
-	held map[string]*hold
-	wg   sync.WaitGroup
+	mu       sync.Mutex
+	held     map[string]*hold
+	draining bool
+	wg       sync.WaitGroup
 }
 
 // hold is a run in hand.
@@ -72,6 +73,21 @@ func (d *Driver) Held() int {
 	return len(d.held)
 }
 
+// Drain makes the driver take nothing new and put down what is in hand after the commit that is under way, for others to go on with; on false
+// makes it work again.
+func (d *Driver) Drain(on bool) {
+	d.mu.Lock()
+	d.draining = on
+	d.mu.Unlock()
+	d.Nudge()
+}
+
+func (d *Driver) drains() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.draining
+}
+
 // Run claims and drives until stop ends; then it takes nothing new and waits until what is in hand has been put down. When ctx ends,
 // the runs in hand are interrupted and their leases given back.
 func (d *Driver) Run(ctx context.Context, stop <-chan struct{}) {
@@ -106,7 +122,7 @@ func (d *Driver) Run(ctx context.Context, stop <-chan struct{}) {
 // claim fills the free slots; true means that it took all it asked for and slots are left.
 func (d *Driver) claim(ctx context.Context) bool {
 	free := d.Slots - d.Held()
-	if free <= 0 {
+	if free <= 0 || d.drains() {
 		return false
 	}
 	ask := min(free, 32)
@@ -179,6 +195,8 @@ func (d *Driver) tick(ctx context.Context, claim *orchestrator.Claim, now func()
 			return err
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case d.drains():
+			return errDrained
 		}
 	}
 }
@@ -186,7 +204,7 @@ func (d *Driver) tick(ctx context.Context, claim *orchestrator.Claim, now func()
 // letGo gives the lease back after an interruption, so that the next worker need not wait until it runs out. What was under way is found
 // by the next attempt's observation.
 func (d *Driver) letGo(ctx context.Context, id string, fence int64, why error) {
-	if !errors.Is(why, context.Canceled) {
+	if !errors.Is(why, context.Canceled) && !errors.Is(why, errDrained) {
 		d.Log.Warn("run put down", "run", id, "error", why)
 	}
 	if errors.Is(why, orchestrator.ErrFenced) {
@@ -228,6 +246,8 @@ func (d *Driver) renew(ctx context.Context) {
 		d.afterRenewal(runs, lost, err, asked)
 	}
 }
+
+var errDrained = errors.New("the worker is drained")
 
 var errLeaseOld = errors.New("the lease could not be renewed for half its length")
 

@@ -62,19 +62,26 @@ func collectGroups(out *[]orchestrator.Group) func(Row) error {
 // Groups implements orchestrator.Appliances.
 func (s *Store) Groups(ctx context.Context) ([]orchestrator.Group, error) {
 	var groups []orchestrator.Group
-	err := s.view(ctx, "store.Groups", Stmt{SQL: `SELECT ` + groupColumns + ` FROM appliance_groups g ORDER BY g.id`, Scan: collectGroups(&groups)})
+	held := map[orchestrator.Subject]string{}
+	err := s.view(ctx, "store.Groups",
+		Stmt{SQL: `SELECT ` + groupColumns + ` FROM appliance_groups g ORDER BY g.id`, Scan: collectGroups(&groups)}, maintained(held))
+	for i, g := range groups {
+		groups[i].Held = held[orchestrator.GroupSubject(g.ID)]
+	}
 	return groups, err
 }
 
 // Members implements orchestrator.Appliances.
 func (s *Store) Members(ctx context.Context, group string) ([]orchestrator.Member, error) {
 	var members []orchestrator.Member
-	err := s.view(ctx, "store.Members", Stmt{
+	held := map[orchestrator.Subject]string{}
+	err := s.view(ctx, "store.Members", maintained(held), Stmt{
 		SQL:  `SELECT group_id, name, applied, sha256, dirty, halted, problem, seen_at FROM members WHERE group_id = $1 ORDER BY name`,
 		Args: []any{group},
 		Scan: func(row Row) error {
 			var m orchestrator.Member
 			err := row.Scan(&m.Group, &m.Name, &m.Applied, &m.SHA256, intoBool(&m.Dirty), &m.Halted, &m.Problem, intoTime(&m.SeenAt))
+			m.Held = held[orchestrator.MemberSubject(m.Group, m.Name)]
 			members = append(members, m)
 			return err
 		},
@@ -87,7 +94,8 @@ func (s *Store) Entries(ctx context.Context, group string) (orchestrator.Group, 
 	const op = "store.Entries"
 	var groups []orchestrator.Group
 	var entries []orchestrator.Entry
-	err := s.view(ctx, op,
+	held := map[orchestrator.Subject]string{}
+	err := s.view(ctx, op, maintained(held),
 		Stmt{SQL: `SELECT ` + groupColumns + ` FROM appliance_groups g WHERE g.id = $1`, Args: []any{group}, Scan: collectGroups(&groups)},
 		Stmt{
 			SQL:  `SELECT group_id, machine, owner, generation, removed, body, live, bad FROM entries WHERE group_id = $1 ORDER BY machine`,
@@ -105,15 +113,18 @@ func (s *Store) Entries(ctx context.Context, group string) (orchestrator.Group, 
 	if err != nil {
 		return orchestrator.Group{}, nil, err
 	}
+	groups[0].Held = held[orchestrator.GroupSubject(group)]
 	return groups[0], entries, nil
 }
 
-// EntryState implements orchestrator.Appliances. A group gets on when as many members as must confirm are neither halted nor failing.
+// EntryState implements orchestrator.Appliances. A group gets on when as many members as must confirm are neither halted nor failing; those
+// in maintenance are not asked for.
 func (s *Store) EntryState(ctx context.Context, group, machine string) (orchestrator.EntryState, error) {
 	const op = "store.EntryState"
 	var state orchestrator.EntryState
-	known, need, well, problem := false, 0, 0, ""
-	err := s.view(ctx, op,
+	known, need, well, standing, problem := false, 0, 0, 0, ""
+	held := map[orchestrator.Subject]string{}
+	err := s.view(ctx, op, maintained(held),
 		Stmt{SQL: `SELECT applied, min_applied FROM appliance_groups WHERE id = $1`, Args: []any{group}, Scan: func(row Row) error {
 			known = true
 			return row.Scan(&state.Applied, &need)
@@ -128,7 +139,15 @@ func (s *Store) EntryState(ctx context.Context, group, machine string) (orchestr
 		Stmt{SQL: `SELECT name, halted, problem FROM members WHERE group_id = $1 ORDER BY name`, Args: []any{group}, Scan: func(row Row) error {
 			var name, halted, failing string
 			err := row.Scan(&name, &halted, &failing)
+			hold := held[orchestrator.MemberSubject(group, name)]
+			if hold == "" {
+				standing++
+			}
 			switch {
+			case hold != "":
+				if problem == "" {
+					problem = hold
+				}
 			case halted != "":
 				problem = name + " is halted: " + halted
 			case failing != "":
@@ -146,7 +165,9 @@ func (s *Store) EntryState(ctx context.Context, group, machine string) (orchestr
 	if err != nil {
 		return orchestrator.EntryState{}, err
 	}
-	if well < need {
+	if why := held[orchestrator.GroupSubject(group)]; why != "" {
+		state.Problem = why
+	} else if well < max(1, min(need, standing)) {
 		if state.Problem = problem; problem == "" {
 			state.Problem = "the group has fewer members than must confirm"
 		}

@@ -49,7 +49,7 @@ type ledgerLoad struct{ *orchestrator.Ledger }
 func newLedger() ledgerLoad {
 	return ledgerLoad{&orchestrator.Ledger{
 		Pools: map[string]*orchestrator.PoolLedger{}, MACs: map[string]bool{}, Ports: map[string]map[uint16]bool{},
-		Addresses: map[netip.Addr]bool{}, ForeignAddresses: map[netip.Addr]bool{}, ForeignMACs: map[string]bool{}, Groups: map[string]orchestrator.Group{},
+		Addresses: map[netip.Addr]bool{}, ForeignAddresses: map[netip.Addr]bool{}, ForeignMACs: map[string]bool{}, Groups: map[string]orchestrator.Group{}, Held: map[orchestrator.Subject]orchestrator.Hold{},
 	}}
 }
 
@@ -63,6 +63,7 @@ func (l ledgerLoad) reads() []Stmt {
 		{SQL: `SELECT console_group, port FROM console_ports`, Scan: l.port},
 		{SQL: `SELECT address, owner FROM addresses`, Scan: l.address},
 		{SQL: `SELECT ` + groupColumns + ` FROM appliance_groups g`, Scan: l.group},
+		{SQL: `SELECT ` + holdColumns + ` FROM holds WHERE kind = '` + string(orchestrator.HoldMaintenance) + `' AND ` + inForce, Scan: l.hold},
 	}
 }
 
@@ -137,6 +138,15 @@ func (l ledgerLoad) group(row Row) error {
 	err := row.Scan(groupFields(&g)...)
 	l.Groups[g.ID] = g
 	return err
+}
+
+func (l ledgerLoad) hold(row Row) error {
+	var holds []orchestrator.Hold
+	if err := collectHolds(&holds)(row); err != nil {
+		return err
+	}
+	l.Held[holds[0].Subject] = holds[0]
+	return nil
 }
 
 // SyncPool implements orchestrator.Operators. A pool that shrank below what is promised keeps its promises and takes nothing new; whoever
