@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/looplab/fsm"
@@ -602,16 +601,5 @@ func backoff(p Policy, failures int, run string) time.Duration {
 	return d + time.Duration(h.Sum32()%256)*d/1024
 }
 
-// printable keeps foreign text in one line of bounded length.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if isControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > 2000 {
-		s = strings.ToValidUTF8(s[:2000], "") + "…"
-	}
-	return s
-}
+// printable is foreign text as it goes into a row: one bounded line.
+func printable(s string) string { return OneLine(s, 2000) }

@@ -103,7 +103,10 @@ func isUUID(s string) bool {
 	return true
 }
 
-func isControl(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' }
+// isControl tells what has no place in a word of an order: control characters, separators of lines, and what turns the direction of text.
+func isControl(r rune) bool {
+	return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' || unicode.Is(unicode.Bidi_Control, r)
+}
 
 // clip shortens foreign text for an error message.
 func clip(s string) string {

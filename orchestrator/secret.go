@@ -25,11 +25,13 @@ func (Secret) GoString() string             { return redacted }
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 func (Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
-// HideIn makes what somebody else said fit for a message: valid UTF-8, its white space single spaces, and without the secret, should they have
-// repeated it.
+// maxHidden bounds in bytes what HideIn looks through.
+const maxHidden = 1 << 20
+
+// HideIn makes what somebody else said fit for a message: one line as OneLine makes it, and without the secret, should they have repeated it.
 func (s Secret) HideIn(text string) string {
-	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
-	value := strings.Join(strings.Fields(s.value), " ") // as it would stand there
+	text = OneLine(text, maxHidden)
+	value := OneLine(s.value, maxHidden) // as it would stand there
 	if value == "" {
 		return text
 	}

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"slipway/orchestrator"
 )
@@ -104,15 +103,4 @@ func Pool(estate *orchestrator.Estate, pool string, strangers []orchestrator.Str
 const maxWords = 200
 
 // printable is one bounded line.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > maxWords {
-		s = strings.ToValidUTF8(s[:maxWords], "") + "…"
-	}
-	return s
-}
+func printable(s string) string { return orchestrator.OneLine(s, maxWords) }

@@ -55,7 +55,7 @@ func TestPool(t *testing.T) {
 		}},
 		Allowed: map[string][]netip.Addr{"0": addrs("10.0.0.5", "10.0.1.8")},
 	}})
-	name := `"db [2J x` + strings.Repeat("ü", 95)
+	name := `"db[2J x` + strings.Repeat("ü", 95)
 	var got []string
 	for _, l := range lines(found) {
 		if i := strings.Index(l, name); i < 0 {

@@ -2,8 +2,8 @@ package agent
 
 import (
 	"fmt"
-	"strings"
-	"unicode"
+
+	"slipway/orchestrator"
 )
 
 // shrinkFloor and shrinkPercent: an apply may remove max(5, 2 %) of the live rows unasked.
@@ -25,18 +25,4 @@ func shrinks(from, to int) string {
 const messageLimit = 2000
 
 // clean makes one printable line of a tool's words.
-func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, strings.TrimSpace(s))
-	if len(s) > messageLimit {
-		s = strings.ToValidUTF8(s[:messageLimit], "") + " …"
-	}
-	return s
-}
+func clean(s string) string { return orchestrator.OneLine(s, messageLimit) }

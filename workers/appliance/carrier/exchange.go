@@ -8,10 +8,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"sync"
-	"unicode"
 
+	"slipway/orchestrator"
 	"slipway/workers/appliance/apply"
 )
 
@@ -40,19 +39,13 @@ func room(req apply.Request) int {
 // errNoAnswer says that the output ended before an answer did.
 var errNoAnswer = errors.New("no answer")
 
-// quoted is an error that quotes what was sent, whole: it is made to fit.
-type quoted struct{ error }
-
-func (q quoted) Error() string { return printable(q.error.Error()) }
-func (q quoted) Unwrap() error { return q.error }
-
 // readAnswer reads one answer, and no further: what holds the output open afterwards does not matter.
 func readAnswer(r io.Reader, room int) (apply.Answer, error) {
 	decoder := json.NewDecoder(io.LimitReader(r, int64(room)))
 	decoder.DisallowUnknownFields()
 	var a apply.Answer
 	if err := decoder.Decode(&a); err != nil {
-		return apply.Answer{}, fmt.Errorf("%w: %w", errNoAnswer, quoted{err})
+		return apply.Answer{}, fmt.Errorf("%w: %w", errNoAnswer, orchestrator.Told(err))
 	}
 	if !slices.Contains(codes, a.Code) {
 		return apply.Answer{}, fmt.Errorf("%w: code %q is not known", errNoAnswer, printable(string(a.Code)))
@@ -108,20 +101,7 @@ func checkLive(l *apply.Live) error {
 }
 
 // printable makes one line of bounded length out of an appliance's words, which end up on operators' terminals.
-func printable(s string) string {
-	if len(s) > maxMessage {
-		s = strings.ToValidUTF8(s[:maxMessage], "") + " …"
-	}
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, s))
-}
+func printable(s string) string { return orchestrator.OneLine(s, maxMessage) }
 
 // stderr keeps the beginning of what a far side complains, and takes the rest. It may be read while it is written.
 type stderr struct {

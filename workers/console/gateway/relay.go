@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"slipway/orchestrator"
 	"slipway/workers/console/rfb"
@@ -211,7 +212,7 @@ func words(code string) string {
 // printable makes hostile text fit for a log line.
 func printable(s string) string {
 	return strings.ToValidUTF8(strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return '.'
 		}
 		return r

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"slipway/orchestrator"
 )
@@ -277,7 +278,7 @@ func (c *client) reason(what any) error {
 }
 
 func visible(r rune) rune {
-	if r < ' ' || r == 0x7f {
+	if !unicode.IsPrint(r) {
 		return -1
 	}
 	return r

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"slipway/orchestrator"
 )
 
 // start runs the start command and waits until xvp listens. xvp goes into the background before it reads its configuration, so the command's
@@ -164,14 +166,9 @@ func (e *excerpt) Write(p []byte) (int, error) {
 }
 
 func (e *excerpt) text() string {
-	text := strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.TrimSpace(e.b.String()))
+	text := orchestrator.OneLine(e.b.String(), 2048)
 	if text == "" {
 		return ""
 	}
-	return ": " + strings.ToValidUTF8(text, "?")
+	return ": " + text
 }

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"slipway/orchestrator"
 	"slipway/workers/appliance/agent"
 )
 
@@ -307,15 +308,5 @@ func tail(s string) string {
 	return s
 }
 
-// printable turns line ends into spaces and drops control characters.
-func printable(s string) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return ' '
-		case r < ' ' || r == 0x7f:
-			return -1
-		}
-		return r
-	}, s))
-}
+// printable is one line of a tool's words.
+func printable(s string) string { return orchestrator.OneLine(s, outputLimit) }

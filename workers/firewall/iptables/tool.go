@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // toolTimeout bounds one run of a tool, with its own wait for the xtables lock (waitSeconds) inside. 10,000 machines take nft 2.3 s to
@@ -52,7 +53,7 @@ func (e *toolError) Unwrap() error { return e.err }
 // printable keeps the lines and drops the other control characters; at most 2,000 bytes.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r != '\n' && (r < ' ' || r == 0x7f) {
+		if r != '\n' && !unicode.IsPrint(r) {
 			return -1
 		}
 		return r
