@@ -1,6 +1,7 @@
 package appliance
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,7 +47,9 @@ type box struct {
 	agent   *agent.Agent
 	mu      sync.Mutex
 	away    bool
-	hangs   bool // it takes the request and never answers
+	words   string              // with which it is away
+	hangs   bool                // it takes the request and never answers
+	lie     func(*apply.Answer) // about what it did, when set
 	asked   []apply.Request
 	answers []apply.Answer
 	gate    func(apply.Request) // called before each apply, when set
@@ -56,11 +59,11 @@ type box struct {
 
 func (b *box) Apply(ctx context.Context, r apply.Request) (apply.Answer, error) {
 	b.mu.Lock()
-	away, gate, hangs := b.away, b.gate, b.hangs
+	away, gate, hangs, lie, words := b.away, b.gate, b.hangs, b.lie, cmp.Or(b.words, "no route to host")
 	b.asked = append(b.asked, r)
 	b.mu.Unlock()
 	if away {
-		return apply.Answer{}, errors.New("no route to host")
+		return apply.Answer{}, errors.New(words)
 	}
 	if gate != nil {
 		gate(r)
@@ -70,6 +73,9 @@ func (b *box) Apply(ctx context.Context, r apply.Request) (apply.Answer, error) 
 		return apply.Answer{}, ctx.Err()
 	}
 	answer, err := carrier.Local{Agent: b.agent}.Apply(ctx, r)
+	if lie != nil {
+		lie(&answer)
+	}
 	b.mu.Lock()
 	b.answers = append(b.answers, answer)
 	b.mu.Unlock()

@@ -574,12 +574,16 @@ func (r *round) isNew(machine string) bool {
 func (r *round) send(ctx context.Context, m Member, rendering Rendering, checkOnly bool) (apply.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
-	answer, err := m.Carrier.Apply(ctx, apply.Request{
+	request := apply.Request{
 		Unit: string(r.loop.group.Unit), Fence: r.fence, Generation: r.group.Generation, SHA256: apply.Sum(rendering.Files), Files: rendering.Files,
 		Rows: len(r.texts()), ShrinkApproved: r.approved, CheckOnly: checkOnly, Expect: r.expect[m.Name],
-	})
+	}
+	answer, err := m.Carrier.Apply(ctx, request)
 	if err != nil {
-		return answer, fmt.Errorf("no answer: %w", err)
+		return answer, fmt.Errorf("no answer: %w", orchestrator.Told(err))
+	}
+	if err := believe(request, answer); err != nil {
+		return apply.Answer{}, fmt.Errorf("no answer to what was asked: %w", err)
 	}
 	return answer, nil
 }

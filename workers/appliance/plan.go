@@ -238,7 +238,7 @@ func (r *round) look(ctx context.Context, m Member) (apply.Answer, error) {
 	answer, err := m.Carrier.Apply(ctx, apply.Request{Unit: string(r.loop.group.Unit), ReadOnly: true, Rows: len(r.texts())})
 	switch {
 	case err != nil:
-		return answer, fmt.Errorf("no answer: %w", err)
+		return answer, fmt.Errorf("no answer: %w", orchestrator.Told(err))
 	case answer.Code == apply.Refused && strings.Contains(answer.Message, "read_only"):
 		return answer, errors.New("its agent is older than this worker and cannot be asked: install the same version")
 	case answer.Code != apply.Observed || answer.Live == nil:
