@@ -247,7 +247,7 @@ func (p *pool) choose(image string, sr Ref, found []stored) (stored, error) {
 
 // templates are the templates by image. A clone in flight carries its template's key and is a template itself: it does not count, nor do
 // snapshots and the copies that somebody made of our machines.
-func templates(vms map[Ref]vmRecord) map[string][]Ref {
+func templates(vms records[vmRecord]) map[string][]Ref {
 	out := map[string][]Ref{}
 	for ref, rec := range vms {
 		image := rec.OtherConfig[keyImage]

@@ -111,7 +111,7 @@ func (p *pool) destroyDisk(ctx context.Context, ref Ref, uuid string) error {
 
 // sweepDisks destroys the machine's disks that belong to no VM any more.
 func (p *pool) sweepDisks(ctx context.Context, machine string) error {
-	var all map[Ref]vdiRecord
+	var all records[vdiRecord]
 	if err := p.client.Call(ctx, "VDI.get_all_records", &all); err != nil {
 		return err
 	}

@@ -9,9 +9,10 @@ import (
 )
 
 const (
-	eventWait   = 30 * time.Second // how long event.from blocks when nothing happens
-	eventGrace  = 10 * time.Second // what the answer may take beyond that
-	firstPause  = time.Second      // after a failure, doubled up to
+	eventWait   = 30 * time.Second      // how long event.from blocks when nothing happens
+	eventGrace  = 10 * time.Second      // what the answer may take beyond that
+	eventPace   = 20 * time.Millisecond // between two answers, at the least: a pool that has something to say all the time is heard fifty times a second
+	firstPause  = time.Second           // after a failure, doubled up to
 	longestStop = 30 * time.Second
 )
 
@@ -29,7 +30,8 @@ type eventBatch struct {
 
 // Follow reports every change of every task of the pool until ctx ends: a pending one when it appears, its end, and TaskGone when xapi
 // dropped it, also while we were not looking. Reports are hints to look (ObserveTask): several changes may come as one, and after a
-// reconnection old ones come again. onTask is called from Follow's goroutine and must not block.
+// reconnection old ones come again. A pool that tells of more tasks than it can have (maxFollowed) is not listened to beyond that: who waits
+// for one of them looks by himself. onTask is called from Follow's goroutine and must not block.
 //
 // Follow has a session of its own (a blocked event.from holds up and endangers the session's other calls), counts against no concurrency
 // bound, and goes through failures with pauses from 1 s to 30 s. It returns ctx's error. One Follow per pool is enough.
@@ -42,12 +44,16 @@ func (c *Client) Follow(ctx context.Context, onTask func(task Ref, status TaskSt
 	}()
 	pause := firstPause
 	for {
+		asked := time.Now()
 		err := f.next(ctx)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if err == nil {
 			pause = firstPause
+			if !sleep(ctx, eventPace-time.Since(asked)) {
+				return context.Cause(ctx)
+			}
 			continue
 		}
 		f.token = "" // everything anew: what went missing meanwhile shows by its absence
@@ -100,6 +106,10 @@ func (f *follower) report(batch eventBatch, dump bool) {
 		if e.Class != "task" || !e.Ref.valid() {
 			continue // unknown classes are xapi's right; "DummyRef:" tasks are its own
 		}
+		if len(seen) == maxFollowed {
+			f.c.cfg.Logger.Warn("more task events at once than a pool has tasks: the rest is not looked at", "events", len(batch.Events))
+			break
+		}
 		seen[e.Ref] = true
 		if e.Operation == "del" {
 			f.tell(e.Ref, TaskGone)
@@ -125,10 +135,11 @@ func (f *follower) report(batch eventBatch, dump bool) {
 
 func (f *follower) tell(ref Ref, status TaskStatus) {
 	known := f.pending[ref]
-	if status == TaskPending {
-		f.pending[ref] = true
-	} else {
+	switch {
+	case status != TaskPending:
 		delete(f.pending, ref)
+	case len(f.pending) < maxFollowed:
+		f.pending[ref] = true
 	}
 	if status == TaskGone && !known {
 		return // finished and reported before, or never ours to see

@@ -29,7 +29,7 @@ func (b *Backend) Strangers(ctx context.Context, poolID string) ([]orchestrator.
 		return nil, err
 	}
 	w := whole{vms: vms}
-	metrics := map[Ref]guestMetricsRecord{}
+	metrics := records[guestMetricsRecord]{}
 	for _, part := range []struct {
 		class string
 		into  any

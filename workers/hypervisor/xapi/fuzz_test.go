@@ -41,7 +41,8 @@ func (c canned) RoundTrip(r *http.Request) (*http.Response, error) {
 var poolClasses = []string{"VM", "host", "host_metrics", "SR", "PBD", "VDI", "VBD", "VIF", "network", "VM_guest_metrics", "task"}
 
 // simulated is what a simulated pool answers about all its objects.
-func simulated(f *testing.F) []byte {
+func simulated(f testing.TB) []byte {
+	f.Helper()
 	server, err := sim.New(sim.Config{Password: orchestrator.NewSecret("x")})
 	if err != nil {
 		f.Fatal(err)

@@ -3,6 +3,7 @@ package xapi
 import (
 	"cmp"
 	"context"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,14 +44,14 @@ type pbdRecord struct {
 
 // whole is one reading of a pool. The parts are read one after another, so they may differ by what happened in between.
 type whole struct {
-	vms     map[Ref]vmRecord
-	hosts   map[Ref]hostRecord
-	metrics map[Ref]hostMetricsRecord
-	srs     map[Ref]srRecord
-	pbds    map[Ref]pbdRecord
-	vdis    map[Ref]vdiRecord
-	vifs    map[Ref]vifRecord
-	nets    map[Ref]networkRecord
+	vms     records[vmRecord]
+	hosts   records[hostRecord]
+	metrics records[hostMetricsRecord]
+	srs     records[srRecord]
+	pbds    records[pbdRecord]
+	vdis    records[vdiRecord]
+	vifs    records[vifRecord]
+	nets    records[networkRecord]
 }
 
 func (p *pool) readWhole(ctx context.Context) (whole, error) {
@@ -85,12 +86,14 @@ func (b *Backend) Inventory(ctx context.Context, poolID string) (orchestrator.In
 	}
 	out := orchestrator.Inventory{Pool: poolID, Hosts: w.hostInventory(), SRs: p.storageInventory(w), Templates: p.imageInventory(ctx, w)}
 	for _, vif := range w.vifs {
-		if !w.ours(vif.VM) {
+		if mac, err := net.ParseMAC(vif.MAC); err == nil && len(mac) == 6 && !w.ours(vif.VM) {
 			out.MACs = append(out.MACs, strings.ToLower(vif.MAC))
 		}
 	}
 	for _, n := range w.nets {
-		out.Networks = append(out.Networks, n.UUID)
+		if isUUID(n.UUID) {
+			out.Networks = append(out.Networks, n.UUID)
+		}
 	}
 	slices.Sort(out.MACs)
 	slices.Sort(out.Networks)
@@ -114,15 +117,18 @@ func (w whole) hostInventory() []orchestrator.HostInventory {
 	held := map[Ref]int64{} // by others' VMs, the control domains among them
 	for ref, rec := range w.vms {
 		if !rec.Host.IsNull() && !w.ours(ref) {
-			held[rec.Host] += rec.DynamicMax + rec.Overhead
+			held[rec.Host] += amount(rec.DynamicMax) + amount(rec.Overhead)
 		}
 	}
 	out := []orchestrator.HostInventory{}
 	for ref, h := range w.hosts {
 		m := w.metrics[h.Metrics]
-		free := max(0, m.Total-h.Overhead-held[ref])
+		if !isUUID(h.UUID) {
+			continue
+		}
+		free := max(0, amount(m.Total)-amount(h.Overhead)-held[ref])
 		out = append(out, orchestrator.HostInventory{
-			UUID: h.UUID, Name: h.Name, MemoryMiB: free / perVM * 100 / mib, CPUs: h.cpus(), Enabled: h.Enabled && m.Live,
+			UUID: h.UUID, Name: printable(h.Name), MemoryMiB: free / perVM * 100 / mib, CPUs: h.cpus(), Enabled: h.Enabled && m.Live,
 		})
 	}
 	slices.SortFunc(out, func(a, b orchestrator.HostInventory) int {
@@ -145,9 +151,9 @@ func (p *pool) storageInventory(w whole) []orchestrator.SRInventory {
 		switch {
 		case w.ourDisk(vdi):
 		case vdi.Snapshot:
-			held[vdi.SR] += vdi.Used // shares the rest with its parent
+			held[vdi.SR] += amount(vdi.Used) // shares the rest with its parent
 		default:
-			held[vdi.SR] += max(vdi.Size, vdi.Used)
+			held[vdi.SR] += amount(max(vdi.Size, vdi.Used))
 		}
 	}
 	plugged := map[Ref][]string{}
@@ -158,11 +164,11 @@ func (p *pool) storageInventory(w whole) []orchestrator.SRInventory {
 	}
 	out := []orchestrator.SRInventory{}
 	for ref, sr := range w.srs {
-		if !p.usable(sr) {
+		if !p.usable(sr) || !isUUID(sr.UUID) {
 			continue
 		}
 		slices.Sort(plugged[ref])
-		out = append(out, orchestrator.SRInventory{UUID: sr.UUID, Name: sr.Name, Bytes: max(0, sr.Size-held[ref]), Shared: sr.Shared, Hosts: plugged[ref]})
+		out = append(out, orchestrator.SRInventory{UUID: sr.UUID, Name: printable(sr.Name), Bytes: max(0, max(0, sr.Size)-held[ref]), Shared: sr.Shared, Hosts: plugged[ref]})
 	}
 	slices.SortFunc(out, func(a, b orchestrator.SRInventory) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.UUID, b.UUID))

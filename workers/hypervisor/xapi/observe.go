@@ -75,6 +75,9 @@ func (p *pool) uuid(ctx context.Context, class string, ref Ref) (string, error) 
 
 // observe reads everything the orchestrator wants to know about a VM.
 func (p *pool) observe(ctx context.Context, rec vmRecord) (orchestrator.VM, error) {
+	if !isUUID(rec.UUID) {
+		return orchestrator.VM{}, orchestrator.Errorf("xapi", orchestrator.Transient, "pool %s shows a VM under the uuid %q", p.id, printable(rec.UUID))
+	}
 	out := orchestrator.VM{
 		UUID: rec.UUID, Name: rec.Name, Power: strings.ToLower(rec.Power), Template: rec.Template,
 		MemoryMiB: rec.StaticMax / mib, VCPUs: int(rec.VCPUsStart),

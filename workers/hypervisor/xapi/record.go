@@ -152,6 +152,9 @@ func (v vmRecord) belongsTo(machine string) (t tag, tagged, ok bool) {
 func (v vmRecord) busy(operations ...string) (task Ref, operation string) {
 	for _, t := range slices.Sorted(maps.Keys(v.Operations)) {
 		if len(operations) == 0 || slices.Contains(operations, v.Operations[t]) {
+			if !Ref(t).valid() {
+				t = "" // it is busy all the same, with what nobody can wait for
+			}
 			return Ref(t), v.Operations[t]
 		}
 	}
@@ -195,12 +198,12 @@ const longestRest = 2 * time.Second
 
 type scan struct {
 	done chan struct{}
-	vms  map[Ref]vmRecord
+	vms  records[vmRecord]
 	err  error
 }
 
 // vms is every VM, template and snapshot of the pool. The map is shared: read only.
-func (p *pool) vms(ctx context.Context) (map[Ref]vmRecord, error) {
+func (p *pool) vms(ctx context.Context) (records[vmRecord], error) {
 	s := &p.scans
 	s.mu.Lock()
 	mine := s.next
@@ -219,7 +222,9 @@ func (p *pool) vms(ctx context.Context) (map[Ref]vmRecord, error) {
 			s.next = nil
 			s.mu.Unlock()
 			began := time.Now()
-			mine.err = p.client.Call(all, "VM.get_all_records", &mine.vms)
+			if mine.err = p.client.Call(all, "VM.get_all_records", &mine.vms); mine.err == nil {
+				mine.err = wholeList(mine.vms)
+			}
 			s.rest = time.Now().Add(min(time.Since(began), longestRest))
 		})
 	}

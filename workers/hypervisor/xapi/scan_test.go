@@ -31,7 +31,7 @@ func TestReadsOfAllVMsAreShared(t *testing.T) {
 		mu.Unlock()
 		arrived <- struct{}{}
 		<-release
-		return ok(map[string]vmRecord{"OpaqueRef:vm": {Name: name}})
+		return ok(map[string]vmRecord{"OpaqueRef:vm": {Name: name, ControlDomain: true}})
 	})
 	p := testPool(newClient(t, testConfig(m.URL)))
 	var wg, asking sync.WaitGroup

@@ -54,7 +54,7 @@ func (s *shaping) network(ctx context.Context) error {
 
 // networkByKey finds a network by uuid, else by our other_config key.
 func (p *pool) networkByKey(ctx context.Context, key string) (Ref, networkRecord, error) {
-	var all map[Ref]networkRecord
+	var all records[networkRecord]
 	if err := p.client.Call(ctx, "network.get_all_records", &all); err != nil {
 		return "", networkRecord{}, err
 	}
@@ -103,7 +103,7 @@ func (s *shaping) createVIF(ctx context.Context, network Ref, mtu int64) (Ref, v
 // macFree looks for the MAC in the pool, in the two spellings that clients use. Another VM with it is trouble on the wire.
 func (s *shaping) macFree(ctx context.Context) error {
 	for _, mac := range []string{s.spec.MAC, strings.ToUpper(s.spec.MAC)} {
-		var taken map[Ref]vifRecord
+		var taken records[vifRecord]
 		if err := s.client.Call(ctx, "VIF.get_all_records_where", &taken, `field "MAC" = "`+mac+`"`); err != nil {
 			return err
 		}

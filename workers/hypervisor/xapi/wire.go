@@ -14,13 +14,6 @@ import (
 	"sync/atomic"
 )
 
-// Limits on what a server may make us hold. 7,000 VM records are about 35 MB.
-const (
-	maxAnswer      = 64 << 20
-	maxErrorParams = 16
-	maxErrorParam  = 4096
-)
-
 // Ref is an opaque reference, "OpaqueRef:…". It names an object until the object goes or the pool's database is rebuilt; uuids are what
 // to store for longer.
 type Ref string
@@ -33,7 +26,10 @@ func (r Ref) IsNull() bool { return r == "" || r == Null }
 
 // valid reports whether the text can be a reference at all.
 func (r Ref) valid() bool {
-	return strings.HasPrefix(string(r), "OpaqueRef:") && len(r) <= 128 && !strings.ContainsAny(string(r), "<>\"' \t\r\n\x00")
+	name, ok := strings.CutPrefix(string(r), "OpaqueRef:")
+	return ok && name != "" && len(r) <= 128 && !strings.ContainsFunc(name, func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_'
+	})
 }
 
 type request struct {
@@ -85,12 +81,18 @@ func (w *wire) post(ctx context.Context, member *url.URL, session Ref, method st
 	if answer.StatusCode != http.StatusOK {
 		return lost(fmt.Errorf("HTTP status %d", answer.StatusCode))
 	}
-	raw, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
+	most := limit(method)
+	raw, err := io.ReadAll(io.LimitReader(answer.Body, most+1))
+	if err == nil {
+		err = ctx.Err() // a body that was cut off at our own end may look whole
+	}
 	switch {
 	case err != nil: // cut off: the member went away, another one may know
 		return &lostError{method: method, sent: true, err: fmt.Errorf("%s: %w", member.Host, err)}
-	case len(raw) > maxAnswer:
-		return lost(fmt.Errorf("the answer is longer than %d bytes", maxAnswer))
+	case int64(len(raw)) > most:
+		return lost(fmt.Errorf("the answer is longer than %d bytes", most))
+	case dense(raw):
+		return lost(fmt.Errorf("the answer has more values than its %d bytes can be about", len(raw)))
 	}
 	var r response
 	if err := json.Unmarshal(raw, &r); err != nil {
@@ -106,7 +108,11 @@ func (w *wire) post(ctx context.Context, member *url.URL, session Ref, method st
 	case result == nil:
 		return nil
 	}
-	if err := json.Unmarshal(r.Result, result); err != nil {
+	// What is asked for is never null: no object is "OpaqueRef:NULL", and nothing is "".
+	if bytes.Equal(r.Result, []byte("null")) {
+		return lost(errors.New("the result is null"))
+	}
+	if err := decode(r.Result, result); err != nil {
 		return lost(fmt.Errorf("the result has another shape than %T: %w", result, shapeOnly(err)))
 	}
 	return nil
@@ -147,11 +153,23 @@ func unwrapURL(err error, member *url.URL) error {
 	return fmt.Errorf("%s: %w", member.Host, err)
 }
 
+// decode reads a result, which is known to be JSON: the records of a pool are not looked through once more for that.
+func decode(text json.RawMessage, result any) error {
+	if u, ok := result.(json.Unmarshaler); ok {
+		return u.UnmarshalJSON(text)
+	}
+	return json.Unmarshal(text, result)
+}
+
 // shapeOnly keeps the kind of a decoding error but not the foreign bytes that some of them quote.
 func shapeOnly(err error) error {
 	var t *json.UnmarshalTypeError
 	if errors.As(err, &t) {
 		return fmt.Errorf("field %q is of another type", printable(t.Field))
+	}
+	var why unfit
+	if errors.As(err, &why) {
+		return why
 	}
 	return errors.New("malformed JSON")
 }
