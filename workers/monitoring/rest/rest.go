@@ -152,6 +152,9 @@ func (c *Client) do(ctx context.Context, op, method, machine string, body []byte
 	}
 	defer response.Body.Close()
 	text, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	if err == nil {
+		err = ctx.Err() // a body that was cut off at our own end may look whole
+	}
 	switch {
 	case err != nil:
 		return 0, nil, c.lost(ctx, op, method, err)

@@ -49,7 +49,7 @@ func (i *Installer) connect(ctx context.Context, op string, g orchestrator.Guest
 	} else if errors.Is(ctx.Err(), context.Canceled) {
 		kind = orchestrator.Canceled
 	}
-	return nil, orchestrator.Errorf(op, kind, "machine %s at %s: %w", g.Machine, g.Address, last)
+	return nil, orchestrator.Errorf(op, kind, "machine %s at %s: %w", g.Machine, g.Address, orchestrator.Told(last))
 }
 
 // handshake is bounded as a whole: ssh.ClientConfig.Timeout covers the dial alone, and a peer that says nothing would hold it for ever.
@@ -149,7 +149,7 @@ func (c *conn) close() {
 	c.stopped.Wait()
 }
 
-// Bounds of what one command may say.
+// Bounds of what one command may say, in bytes. Of its complaints the beginning is kept.
 const (
 	maxStdout = 1 << 20
 	maxStderr = 16 << 10
@@ -169,10 +169,11 @@ func (c *conn) run(ctx context.Context, command string, stdin io.Reader) (result
 	defer unwatch()
 	session, err := c.NewSession()
 	if err != nil {
-		return result{}, &notStarted{fmt.Errorf("open a session: %w", err)}
+		return result{}, &notStarted{fmt.Errorf("open a session: %w", orchestrator.Told(err))}
 	}
 	defer func() { _ = session.Close() }()
-	stdout, stderr := &bounded{limit: maxStdout}, &bounded{limit: maxStderr}
+	hangUp := func() { _ = c.wire.Close() }
+	stdout, stderr := &bounded{keep: maxStdout, most: maxStdout, over: hangUp}, &bounded{keep: maxStderr, most: maxStdout, over: hangUp}
 	session.Stdout, session.Stderr = stdout, stderr
 	// Not session.Stdin: a command that ends without reading all of it would count as failed, and its exit code be lost.
 	pipe, err := session.StdinPipe()
@@ -180,7 +181,7 @@ func (c *conn) run(ctx context.Context, command string, stdin io.Reader) (result
 		return result{}, &notStarted{err}
 	}
 	if err := session.Start(command); err != nil {
-		return result{}, fmt.Errorf("start the command: %w", err)
+		return result{}, fmt.Errorf("start the command: %w", orchestrator.Told(err))
 	}
 	var feeding sync.WaitGroup
 	feeding.Go(func() {
@@ -192,18 +193,18 @@ func (c *conn) run(ctx context.Context, command string, stdin io.Reader) (result
 	err = session.Wait()
 	_ = session.Close()
 	feeding.Wait()
-	r := result{stdout: stdout.data, stderr: printable(stderr.data)}
+	r := result{stdout: stdout.data, stderr: orchestrator.OneLine(string(stderr.data), maxStderr)}
 	var exit *ssh.ExitError
 	switch {
+	case stdout.said > stdout.most, stderr.said > stderr.most:
+		return r, fmt.Errorf("the command said more than %d bytes", maxStdout)
 	case errors.As(err, &exit):
 		r.code = exit.ExitStatus()
 		return r, nil
 	case err != nil && ctx.Err() != nil:
 		return r, context.Cause(ctx)
 	case err != nil:
-		return r, fmt.Errorf("the connection was lost before the command's exit code came: %w", err)
-	case stdout.cut:
-		return r, fmt.Errorf("the command said more than %d bytes", maxStdout)
+		return r, fmt.Errorf("the connection was lost before the command's exit code came: %w", orchestrator.Told(err))
 	}
 	return r, nil
 }
@@ -214,34 +215,19 @@ type notStarted struct{ err error }
 func (e *notStarted) Error() string { return e.err.Error() }
 func (e *notStarted) Unwrap() error { return e.err }
 
-// bounded keeps the first bytes and counts on: a writer that fails would block the channel.
+// bounded keeps the first bytes and counts the others. More than it takes ends the connection: a guest that never stops talking would have
+// it carry gigabytes until the call's time is over. It returns no error, for a writer that fails would block the channel.
 type bounded struct {
-	data  []byte
-	limit int
-	cut   bool
+	data       []byte
+	keep, most int // so many bytes are kept, and so many taken
+	said       int
+	over       func() // called when more is said
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	room := b.limit - len(b.data)
-	if len(p) > room {
-		b.cut = true
-		b.data = append(b.data, p[:room]...)
-	} else {
-		b.data = append(b.data, p...)
+	b.data = append(b.data, p[:min(len(p), b.keep-len(b.data))]...)
+	if b.said += len(p); b.said > b.most {
+		b.over()
 	}
 	return len(p), nil
-}
-
-// printable makes one line of a guest's words, without control characters: they end up in logs and on terminals.
-func printable(b []byte) string {
-	text := strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		if r < 0x20 || r == 0x7f || (r >= 0x80 && r < 0xa0) || r == '\u2028' || r == '\u202e' || r == '\ufffd' {
-			return -1
-		}
-		return r
-	}, string(b))
-	return strings.Join(strings.Fields(text), " ")
 }

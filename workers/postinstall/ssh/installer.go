@@ -100,7 +100,7 @@ func (i *Installer) Probe(ctx context.Context, g orchestrator.Guest) (string, er
 	}
 	defer c.close()
 	return fmt.Sprintf("%s at %s let %s in and showed the %s's host key %s",
-		printable(c.ServerVersion()), g.Address, entry.User, c.seen.owner, ssh.FingerprintSHA256(c.seen.key)), nil
+		said(c.ServerVersion()), g.Address, entry.User, c.seen.owner, ssh.FingerprintSHA256(c.seen.key)), nil
 }
 
 // EnsureJob uploads the job's bundle and starts it, each unless that has happened. A job of another id that still runs in the guest is
@@ -153,7 +153,7 @@ func (i *Installer) ObserveJob(ctx context.Context, g orchestrator.Guest, job st
 		return orchestrator.JobStatus{}, observing(err)
 	}
 	status, err := parseStatus(out, offset)
-	return status, orchestrator.E(op, orchestrator.Transient, err)
+	return status, odd(op, g, err)
 }
 
 // Inspect runs the checks of the last job that succeeded.
@@ -164,7 +164,15 @@ func (i *Installer) Inspect(ctx context.Context, g orchestrator.Guest) (orchestr
 		return orchestrator.Inspection{}, observing(err)
 	}
 	inspection, err := parseInspection(out)
-	return inspection, orchestrator.E(op, orchestrator.Transient, err)
+	return inspection, odd(op, g, err)
+}
+
+// odd is an answer that the runner does not give.
+func odd(op string, g orchestrator.Guest, err error) error {
+	if err == nil {
+		return nil
+	}
+	return orchestrator.Errorf(op, orchestrator.Transient, "machine %s: %w", g.Machine, err)
 }
 
 // Leave takes the installer's own key and its jobs out of the guest: the last thing that it can ever do there, save for what ChangeGuest does

@@ -72,7 +72,7 @@ func (i *Installer) ChangeGuest(ctx context.Context, g orchestrator.Guest, chang
 	case r.code != 0:
 		return orchestrator.Errorf(op, orchestrator.Transient, "machine %s: the way in ended with exit code %d: %s", g.Machine, r.code, r.stderr)
 	case string(r.stdout) != want:
-		return orchestrator.Errorf(op, orchestrator.Transient, "machine %s: the guest says %q, not %q", g.Machine, shorten(printable(r.stdout)), strings.TrimSpace(want))
+		return orchestrator.Errorf(op, orchestrator.Transient, "machine %s: the guest says %q, not %q", g.Machine, said(r.stdout), strings.TrimSpace(want))
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func parseStatus(out []byte, offset int64) (orchestrator.JobStatus, error) {
 		return orchestrator.JobStatus{}, fmt.Errorf("the guest's answer has no exit code: %.100q", first)
 	}
 	status := orchestrator.JobStatus{
-		State: orchestrator.JobState(m[1]), Exit: code, Stage: shorten(printable(m[3])), Log: log, Offset: offset + int64(len(log)),
+		State: orchestrator.JobState(m[1]), Exit: code, Stage: said(m[3]), Log: log, Offset: offset + int64(len(log)),
 	}
 	if status.Stage == "-" {
 		status.Stage = ""
@@ -48,7 +48,7 @@ func parseInspection(out []byte) (orchestrator.Inspection, error) {
 		if m := identityLine.FindStringSubmatch(line); m != nil && !seen {
 			inspection.Identity, seen = m[1], true
 		} else if m := checkLine.FindStringSubmatch(line); m != nil {
-			inspection.Checks[m[1]] = shorten(printable([]byte(strings.TrimPrefix(m[2], "failed: "))))
+			inspection.Checks[m[1]] = orchestrator.OneLine(strings.TrimPrefix(m[2], "failed: "), maxWords)
 		}
 	}
 	if !seen || len(inspection.Checks) == 0 {
@@ -57,9 +57,5 @@ func parseInspection(out []byte) (orchestrator.Inspection, error) {
 	return inspection, nil
 }
 
-func shorten(text string) string {
-	if len(text) <= maxWords {
-		return text
-	}
-	return strings.ToValidUTF8(text[:maxWords], "") + "…"
-}
+// said is a guest's words as one bounded line.
+func said(b []byte) string { return orchestrator.OneLine(string(b), maxWords) }

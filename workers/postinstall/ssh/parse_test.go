@@ -67,7 +67,7 @@ func FuzzGuestAnswers(f *testing.F) {
 	f.Add([]byte("state=running exit=0 stage=x\nlog"))
 	f.Add([]byte("identity=\nhostname=failed: \x1b[2J\u202e\u009b\n"))
 	f.Fuzz(func(t *testing.T, out []byte) {
-		words := []string{printable(out)}
+		words := []string{said(out)}
 		if s, err := parseStatus(out, 5); err == nil {
 			words = append(words, s.Stage)
 			if s.Exit < 0 || s.Exit > 255 || s.Offset != 5+int64(len(s.Log)) {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"strconv"
 	"strings"
+
+	"slipway/orchestrator"
 )
 
 // Namespaces of MS-WSMV.
@@ -62,8 +64,9 @@ type answer struct {
 				Value   string `xml:",chardata"`
 			} `xml:"http://schemas.microsoft.com/wbem/wsman/1/windows/shell Stream"`
 			State *struct {
-				State string  `xml:"State,attr"`
-				Exit  *string `xml:"http://schemas.microsoft.com/wbem/wsman/1/windows/shell ExitCode"`
+				Command string  `xml:"CommandId,attr"`
+				State   string  `xml:"State,attr"`
+				Exit    *string `xml:"http://schemas.microsoft.com/wbem/wsman/1/windows/shell ExitCode"`
 			} `xml:"http://schemas.microsoft.com/wbem/wsman/1/windows/shell CommandState"`
 		} `xml:"http://schemas.microsoft.com/wbem/wsman/1/windows/shell ReceiveResponse"`
 	} `xml:"http://www.w3.org/2003/05/soap-envelope Body"`
@@ -82,7 +85,7 @@ func parseAnswer(text []byte) (*answer, error) {
 		return nil, errors.New("the answer has no body")
 	}
 	if f := a.Body.Fault; f != nil {
-		no := &fault{reason: shorten(printable([]byte(f.Reason)))}
+		no := &fault{reason: orchestrator.OneLine(f.Reason, maxWords)}
 		if f.Detail.WSMan != nil {
 			// A code that is no number stays 0, which is none of those that are decided by.
 			no.code, _ = strconv.ParseUint(f.Detail.WSMan.Code, 10, 32)
@@ -153,12 +156,15 @@ type received struct {
 	code           int
 }
 
-func (a *answer) received() (received, error) {
+func (a *answer) received(command string) (received, error) {
 	var r received
 	if a.Body.Received == nil {
 		return r, errors.New("the answer has no output")
 	}
 	for _, s := range a.Body.Received.Streams {
+		if !names(s.Command, command) {
+			return r, errOtherCommand
+		}
 		content, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(s.Value), ""))
 		if err != nil {
 			return r, fmt.Errorf("stream %.20q is no base64: %w", s.Name, err)
@@ -170,7 +176,9 @@ func (a *answer) received() (received, error) {
 			r.stderr = append(r.stderr, content...)
 		}
 	}
-	if s := a.Body.Received.State; s != nil && s.State == stateDone {
+	if s := a.Body.Received.State; s != nil && !names(s.Command, command) {
+		return r, errOtherCommand
+	} else if s != nil && s.State == stateDone {
 		if s.Exit == nil {
 			return r, errors.New("the command has ended without an exit code")
 		}
@@ -183,3 +191,8 @@ func (a *answer) received() (received, error) {
 	}
 	return r, nil
 }
+
+var errOtherCommand = errors.New("the answer is about another command than the one that was asked for")
+
+// names tells whether an id in an answer is that of our command, or none at all.
+func names(id, command string) bool { return id == "" || strings.EqualFold(id, command) }

@@ -146,14 +146,14 @@ func (i *Installer) Probe(ctx context.Context, g orchestrator.Guest) (string, er
 	if s.tls {
 		who = "showed the " + s.seen.owner + "'s certificate"
 	}
-	return fmt.Sprintf("%s at %s, called %s, let %s in and %s", shorten(printable([]byte(r.System))), g.Address, shorten(printable([]byte(r.Name))), entry.User, who), nil
+	return fmt.Sprintf("%s at %s, called %s, let %s in and %s", orchestrator.OneLine(r.System, maxWords), g.Address, orchestrator.OneLine(r.Name, maxWords), entry.User, who), nil
 }
 
 func setupDone(op string, g orchestrator.Guest, r reply) error {
 	if r.Setup == "IMAGE_STATE_COMPLETE" {
 		return nil
 	}
-	return orchestrator.Errorf(op, orchestrator.Transient, "machine %s at %s: Windows Setup still runs (%s)", g.Machine, g.Address, shorten(printable([]byte(r.Setup))))
+	return orchestrator.Errorf(op, orchestrator.Transient, "machine %s at %s: Windows Setup still runs (%s)", g.Machine, g.Address, orchestrator.OneLine(r.Setup, maxWords))
 }
 
 // EnsureJob uploads the job's bundle and starts it, each unless that has happened. A job of another id that still runs in the guest is
@@ -212,7 +212,7 @@ func (i *Installer) ObserveJob(ctx context.Context, g orchestrator.Guest, job st
 		return orchestrator.JobStatus{}, observing(err)
 	}
 	status, err := r.status(offset)
-	return status, orchestrator.E(op, orchestrator.Transient, err)
+	return status, odd(op, g, err)
 }
 
 // away says in what way a guest is not there; "" when the error is another.
@@ -238,7 +238,15 @@ func (i *Installer) Inspect(ctx context.Context, g orchestrator.Guest) (orchestr
 		return orchestrator.Inspection{}, observing(err)
 	}
 	inspection, err := r.inspection()
-	return inspection, orchestrator.E(op, orchestrator.Transient, err)
+	return inspection, odd(op, g, err)
+}
+
+// odd is an answer that the runner does not give.
+func odd(op string, g orchestrator.Guest, err error) error {
+	if err == nil {
+		return nil
+	}
+	return orchestrator.Errorf(op, orchestrator.Transient, "machine %s at %s: %w", g.Machine, g.Address, err)
 }
 
 // Leave takes the installer's own account and its jobs out of the guest: the last thing it ever does there. A guest that has shown the
@@ -294,7 +302,7 @@ func (i *Installer) ask(ctx context.Context, op string, s *session, g orchestrat
 	if r.Code == exitUsage {
 		kind = orchestrator.Permanent
 	}
-	return reply{}, orchestrator.Errorf(op, kind, "machine %s: %s ended with exit code %d: %s", g.Machine, words[0], out.code, shorten(printable([]byte(r.Error))))
+	return reply{}, orchestrator.Errorf(op, kind, "machine %s: %s ended with exit code %d: %s", g.Machine, words[0], out.code, orchestrator.OneLine(r.Error, maxWords))
 }
 
 // exitUsage is the runner's own exit code for a call that no repetition makes right.

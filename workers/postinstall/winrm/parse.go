@@ -66,7 +66,7 @@ func (r reply) status(offset int64) (orchestrator.JobStatus, error) {
 	if len(r.Log) > maxLog {
 		return orchestrator.JobStatus{}, fmt.Errorf("the guest's answer has %d bytes of log: more than %d", len(r.Log), maxLog)
 	}
-	stage := shorten(printable([]byte(r.Stage)))
+	stage := orchestrator.OneLine(r.Stage, maxWords)
 	if stage == "restart" {
 		stage = "restart: Windows goes down"
 	}
@@ -87,7 +87,7 @@ func (r reply) inspection() (orchestrator.Inspection, error) {
 	}
 	for line := range strings.Lines(string(r.Output)) {
 		if m := checkLine.FindStringSubmatch(strings.TrimRight(line, "\r\n")); m != nil {
-			i.Checks[m[1]] = shorten(printable([]byte(strings.TrimPrefix(m[2], "failed: "))))
+			i.Checks[m[1]] = orchestrator.OneLine(strings.TrimPrefix(m[2], "failed: "), maxWords)
 		}
 	}
 	if len(i.Checks) == 0 {

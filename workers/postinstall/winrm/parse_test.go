@@ -42,7 +42,7 @@ func FuzzParseAnswer(f *testing.F) {
 		if id, err := a.commandID(); err == nil && !plainID(id) {
 			t.Errorf("command %q", id)
 		}
-		if r, err := a.received(); err == nil && !r.done && r.code != 0 {
+		if r, err := a.received("AB-12"); err == nil && !r.done && r.code != 0 {
 			t.Errorf("an exit code before the end: %+v", r)
 		}
 	})
@@ -88,7 +88,7 @@ func TestHostileAnswers(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", row.name, err)
 		}
-		if _, err := a.received(); err == nil || !strings.Contains(err.Error(), row.want) {
+		if _, err := a.received("AB-12"); err == nil || !strings.Contains(err.Error(), row.want) {
 			t.Errorf("%s: %v", row.name, err)
 		}
 	}

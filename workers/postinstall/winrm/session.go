@@ -38,6 +38,9 @@ type session struct {
 // maxAnswer is more than WinRM's own limit for an envelope (500 KiB, and as much again for the encryption's frame).
 const maxAnswer = 1 << 20
 
+// maxHeader bounds an answer's header; Windows sends a few hundred bytes, and NTLM's challenge as much again.
+const maxHeader = 64 << 10
+
 // Errors that tell how far a request came.
 var (
 	errUnreachable = errors.New("nothing answers")                            // no connection: nothing happened
@@ -85,6 +88,8 @@ func (i *Installer) open(ctx context.Context, g orchestrator.Guest, user string)
 		DisableCompression:  true,
 		TLSHandshakeTimeout: i.config.HandshakeTimeout,
 		IdleConnTimeout:     time.Minute,
+		// Beside the answer itself, which is bounded where it is read.
+		MaxResponseHeaderBytes: maxHeader,
 		// No HTTP/2: http.sys has no NTLM there.
 		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 		// Names and dates say nothing about a guest whose certificate is known: verifier accepts exactly the pins.
@@ -256,6 +261,9 @@ func (s *session) round(ctx context.Context, body []byte, contentType, authoriza
 	}
 	defer func() { _ = resp.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err == nil {
+		err = ctx.Err() // a body that was cut off at our own end may look whole
+	}
 	switch {
 	case err != nil:
 		return nil, nil, lost(ctx, err)
@@ -281,5 +289,5 @@ func lost(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("%w: %w", errLost, cause)
 	}
-	return fmt.Errorf("%w: %w", errLost, err)
+	return fmt.Errorf("%w: %w", errLost, orchestrator.Told(err))
 }

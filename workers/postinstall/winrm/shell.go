@@ -5,11 +5,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 	"unicode/utf16"
 
 	masterzen "github.com/masterzen/winrm"
+
+	"slipway/orchestrator"
 )
 
 // Bounds of one command.
@@ -124,13 +125,16 @@ func (s *session) receive(ctx context.Context, shell, command string, p *masterz
 	for {
 		got, err := s.post(ctx, message(masterzen.NewGetOutputRequest(s.url, shell, command, "stdout stderr", p)))
 		var no *fault
-		if errors.As(err, &no) && no.code == codeTimedOut && ctx.Err() == nil {
+		if errors.As(err, &no) && no.code == codeTimedOut {
+			if !rest(ctx) {
+				return r, context.Cause(ctx)
+			}
 			continue
 		}
 		if err != nil {
 			return r, fmt.Errorf("the connection was lost before the command's exit code came: %w", err)
 		}
-		part, err := got.received()
+		part, err := got.received(command)
 		if err != nil {
 			return r, err
 		}
@@ -140,37 +144,34 @@ func (s *session) receive(ctx context.Context, shell, command string, p *masterz
 		case len(r.stdout) > maxStdout:
 			return r, fmt.Errorf("the command said more than %d bytes", maxStdout)
 		case part.done:
-			r.code, r.stderr = part.code, shorten(printable(stderr))
+			r.code, r.stderr = part.code, said(stderr)
 			return r, nil
-		case ctx.Err() != nil:
+		case len(part.stdout) == 0 && len(part.stderr) == 0 && !rest(ctx), ctx.Err() != nil:
 			return r, context.Cause(ctx)
 		}
+	}
+}
+
+// idle is the pause after an answer that brought nothing. Windows holds such a question for as long as it may; a guest that answers it at
+// once would be asked thousands of times a second.
+const idle = 50 * time.Millisecond
+
+func rest(ctx context.Context) bool {
+	timer := time.NewTimer(idle)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 
 // message renders an envelope. The library frees nothing that Go would not.
 func message(m interface{ String() string }) string { return m.String() }
 
-// printable makes one line of a guest's words, without control characters: they end up in logs and on terminals.
-func printable(b []byte) string {
-	text := strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || r == '\r' {
-			return ' '
-		}
-		if r < 0x20 || r == 0x7f || (r >= 0x80 && r < 0xa0) || r == '\u2028' || r == '\u202e' || r == '\ufffd' {
-			return -1
-		}
-		return r
-	}, string(b))
-	return strings.Join(strings.Fields(text), " ")
-}
-
 // maxWords bounds a stage or a check's line: they go into rows and onto terminals.
 const maxWords = 300
 
-func shorten(text string) string {
-	if len(text) <= maxWords {
-		return text
-	}
-	return strings.ToValidUTF8(text[:maxWords], "") + "…"
-}
+// said is a guest's words as one bounded line.
+func said(b []byte) string { return orchestrator.OneLine(string(b), maxWords) }
