@@ -25,6 +25,7 @@ type Store interface {
 	Appliances
 	Outbox
 	Operators
+	Trail
 	History
 	Strangers
 	ConsolePasses
@@ -239,8 +240,6 @@ type Operators interface {
 	PutAddress(ctx context.Context, a AddressRecord, actor, reason string) error
 	DropAddress(ctx context.Context, pool string, a netip.Addr, actor, reason string) error
 	Addresses(ctx context.Context) ([]AddressRecord, error)
-	// RecordAct journals what an operator does beside runs, such as applying a plan.
-	RecordAct(ctx context.Context, actor, verb, subject, reason string) error
 	// EndQuarantine frees what has rested long enough by the database's clock and returns how many.
 	EndQuarantine(ctx context.Context) (int, error)
 	// Prune removes events that were published a week ago by the same clock, the oldest first and some thousands at most, and

@@ -135,6 +135,10 @@ func goesOn(t *testing.T, dsn string) {
 	if len(events) != 3 || events[0].Seq != 1 || events[2].Seq != 3 {
 		t.Errorf("events %+v", events)
 	}
+	must(t, s.RecordAct(ctx, "0:root", "resume", "d", "y"))
+	if head, err := orchestrator.VerifyTrail(ctx, s.Acts); err != nil || head.ID != 2 {
+		t.Errorf("the trail with a line from before the chain: %v, %v", head, err)
+	}
 	kept, ok := queuelog.For(s)
 	if !ok {
 		t.Fatal("no queue")

@@ -76,6 +76,7 @@ type cli struct {
 	Undrain     undrainCmd     `cmd:"" help:"Make a drained worker work again."`
 
 	Console consoleCmd `cmd:"" help:"Machines' screens: open one in a browser, revoke, serve."`
+	Audit   auditCmd   `cmd:"" help:"Look back: what operators did, and whether that record is whole."`
 	Dead    deadCmd    `cmd:"" help:"Orders that were refused: list, show, requeue, drop."`
 	Graph   graphCmd   `cmd:"" help:"Draw a process as Mermaid."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of a message."`

@@ -160,6 +160,7 @@ func (s *Service) routes() http.Handler {
 	handle("POST /v1/plan/apply", s.postApplyPlan)
 	handle("POST /v1/groups/{group}/members/{member}/resume", s.postResume)
 	handle("POST /v1/groups/{group}/approve-shrink", s.postApproveShrink)
+	handle("GET /v1/audit/log", s.getTrail)
 	handle("GET /v1/dead", s.getDead)
 	handle("POST /v1/dead/{id}/requeue", s.postRequeue)
 	handle("DELETE /v1/dead/{id}", s.deleteDead)
@@ -218,6 +219,7 @@ func (s *Service) postOrder(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.recordOrder(r.Context(), body, accepted)
 	if len(accepted.Differs) > 0 {
 		return nil, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("another order under this id was taken before; these fields differ: %v", accepted.Differs),
 			Next: "slipway show " + accepted.Machine}
@@ -594,11 +596,20 @@ func (s *Service) getDead(r *http.Request) (any, error) {
 }
 
 func (s *Service) postRequeue(r *http.Request) (any, error) {
-	return struct{}{}, missing(s.Queue.RequeueDead(r.Context(), r.PathValue("id")), "slipway dead")
+	return s.onLetter(r, "requeue-letter", s.Queue.RequeueDead)
 }
 
 func (s *Service) deleteDead(r *http.Request) (any, error) {
-	return struct{}{}, missing(s.Queue.DropDead(r.Context(), r.PathValue("id")), "slipway dead")
+	return s.onLetter(r, "drop-letter", s.Queue.DropDead)
+}
+
+// onLetter records what was asked before it is done: the broker is no part of the transaction.
+func (s *Service) onLetter(r *http.Request, verb string, do func(context.Context, string) error) (any, error) {
+	id := r.PathValue("id")
+	if err := s.Store.RecordAct(r.Context(), actor(r.Context()), verb, id, ""); err != nil {
+		return nil, err
+	}
+	return struct{}{}, missing(do(r.Context(), id), "slipway dead")
 }
 
 // missing sends who names what is not there to the list of what is.

@@ -51,6 +51,7 @@ var (
 	descAddresses   = prometheus.NewDesc("slipway_addresses", "Addresses that are not free, by pool and state.", []string{"pool", "state"}, nil)
 	descMaintained  = prometheus.NewDesc("slipway_maintenance", "1 for a pool, group or member in maintenance.", []string{"subject"}, nil)
 	descDrained     = prometheus.NewDesc("slipway_drained", "1 while this worker is told to take nothing new.", nil, nil)
+	descActs        = prometheus.NewDesc("slipway_audit_lines", "Lines of the operators' audit trail.", nil, nil)
 	descHeld        = prometheus.NewDesc("slipway_runs_held", "Runs that this worker drives now.", nil, nil)
 )
 
@@ -58,7 +59,7 @@ var (
 type collector struct{ *Service }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descMaintained, descDrained, descHeld} {
+	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descMaintained, descDrained, descActs, descHeld} {
 		ch <- d
 	}
 }
@@ -99,4 +100,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	gauge(descUnpublished, stats.Unpublished)
+	_, head, err := c.Store.Acts(ctx, 0, 0)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descActs, err)
+		return
+	}
+	gauge(descActs, int(head.ID))
 }

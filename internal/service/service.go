@@ -320,7 +320,9 @@ func (s *Service) housekeep(ctx context.Context) {
 	for _, p := range s.Estate.Pools {
 		pools.Go(func() { s.keepPool(ctx, p.ID) })
 	}
+	var head orchestrator.ActHead // of the audit trail, as it was said last
 	for {
+		head = s.sayTrail(ctx, head)
 		if n, err := s.Store.EndQuarantine(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("end quarantine", "error", err)
 		} else if n > 0 {

@@ -62,6 +62,7 @@ func Exercise(t *testing.T, h Harness) {
 		"History":     history,
 		"Holds":       holds,
 		"Workers":     workers,
+		"Trail":       trail,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

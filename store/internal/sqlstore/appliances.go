@@ -301,8 +301,3 @@ func (s *Store) Resume(ctx context.Context, group, member, actor, reason string)
 		return act(ctx, tx, actor, "resume", group+"/"+member, reason)
 	})
 }
-
-// act records what an operator did beside runs.
-func act(ctx context.Context, tx Tx, actor, verb, subject, reason string) error {
-	return one(ctx, tx, `INSERT INTO acts (at, actor, verb, subject, reason) VALUES ({now}, $1, $2, $3, $4)`, nil, actor, verb, subject, reason)
-}

@@ -132,7 +132,8 @@ func (s *Store) Attempts(ctx context.Context, machine string) ([]orchestrator.At
 	return attempts, err
 }
 
-// Intervene implements orchestrator.Operators. The journal's line has the verb as its outcome and the reason as its message.
+// Intervene implements orchestrator.Operators. The journal's line has the verb as its outcome and the reason as its message;
+// the audit trail has the same.
 func (s *Store) Intervene(ctx context.Context, i orchestrator.Intervention) (orchestrator.Run, error) {
 	const op = "store.Intervene"
 	var run orchestrator.Run
@@ -156,10 +157,11 @@ func (s *Store) Intervene(ctx context.Context, i orchestrator.Intervention) (orc
 		}
 		runs = nil
 		_, err = tx.Run(ctx, change, insertAttempt(line, before.ID, before.Machine), Stmt{SQL: read, Args: []any{i.Run}, Scan: collectRuns(&runs)})
-		if err == nil {
-			run = runs[0]
+		if err != nil {
+			return err
 		}
-		return err
+		run = runs[0]
+		return act(ctx, tx, i.Actor, i.Verb, "run "+run.ID, lineOf(i))
 	})
 	return run, err
 }
@@ -205,11 +207,6 @@ func (s *Store) DropAddress(ctx context.Context, pool string, a netip.Addr, acto
 		}
 		return act(ctx, tx, actor, "release-address", addr(a), reason)
 	})
-}
-
-// RecordAct implements orchestrator.Operators.
-func (s *Store) RecordAct(ctx context.Context, actor, verb, subject, reason string) error {
-	return s.transact(ctx, "store.RecordAct", func(ctx context.Context, tx Tx) error { return act(ctx, tx, actor, verb, subject, reason) })
 }
 
 func (s *Store) lockLedger(ctx context.Context, tx Tx) error {
