@@ -26,6 +26,7 @@ type Store interface {
 	Outbox
 	Operators
 	Trail
+	Secrets
 	History
 	Strangers
 	ConsolePasses

@@ -80,6 +80,7 @@ type cli struct {
 	Dead    deadCmd    `cmd:"" help:"Orders that were refused: list, show, requeue, drop."`
 	Graph   graphCmd   `cmd:"" help:"Draw a process as Mermaid."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of a message."`
+	Secrets secretsCmd `cmd:"" help:"Secrets in the database: under which keys they are, and exchange the key."`
 	Check   checkCmd   `cmd:"" help:"Try everything that the configuration says."`
 	Migrate migrateCmd `cmd:"" help:"Bring the database to this version's schema."`
 	Sim     simCmd     `cmd:"" help:"Simulators of what cannot run everywhere."`

@@ -7,6 +7,7 @@ import (
 
 	"slipway/internal/config"
 	"slipway/internal/service"
+	"slipway/orchestrator"
 )
 
 type serveCmd struct{}
@@ -17,6 +18,10 @@ func (serveCmd) Run(e *env) error {
 		return err
 	}
 	s, err := service.New(e.ctx, cfg, service.Options{Log: e.log, Version: version()})
+	var refused orchestrator.FieldErrors
+	if errors.As(err, &refused) { // what is configured does not fit what is stored
+		return hinted{error: err, next: "slipway check --config " + e.Config, code: exitRefused}
+	}
 	if err != nil {
 		return hinted{error: err, next: "slipway check --config " + e.Config, code: exitFailure}
 	}

@@ -161,6 +161,8 @@ func (s *Service) routes() http.Handler {
 	handle("POST /v1/groups/{group}/members/{member}/resume", s.postResume)
 	handle("POST /v1/groups/{group}/approve-shrink", s.postApproveShrink)
 	handle("GET /v1/audit/log", s.getTrail)
+	handle("GET /v1/secrets", s.getSecrets)
+	handle("POST /v1/secrets/rotate", s.postRotate)
 	handle("GET /v1/dead", s.getDead)
 	handle("POST /v1/dead/{id}/requeue", s.postRequeue)
 	handle("DELETE /v1/dead/{id}", s.deleteDead)

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
@@ -9,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"slipway/internal/config"
@@ -17,7 +19,6 @@ import (
 	"slipway/templates"
 	"slipway/workers/appliance/apply"
 	"slipway/workers/postinstall"
-	"slipway/workers/vault"
 )
 
 // Finding is one thing that was tried.
@@ -53,12 +54,11 @@ type try struct {
 func checks(cfg *config.Config, log *slog.Logger) []try {
 	tries := []try{
 		{"vault_key", func(context.Context) (string, error) {
-			key, err := cfg.VaultKey.Read()
+			v, err := openVault(cfg)
 			if err != nil {
 				return "", err
 			}
-			_, err = vault.New(key)
-			return "", err
+			return "keys " + strings.Join(v.Keys(), ", "), nil
 		}},
 		{"login_key", func(context.Context) (string, error) { _, err := readLoginKey(cfg); return "", err }},
 		{"templates", func(context.Context) (string, error) {
@@ -85,7 +85,8 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 			if err != nil {
 				return "", err
 			}
-			return "", s.Close()
+			note, err := checkSecrets(ctx, cfg, s, log)
+			return note, errors.Join(err, s.Close())
 		}},
 		{"queue", func(ctx context.Context) (string, error) { return checkQueue(ctx, cfg, log) }},
 	}

@@ -21,7 +21,6 @@ import (
 	"slipway/store"
 	"slipway/workers/console/gateway"
 	"slipway/workers/hypervisor/xapi"
-	"slipway/workers/vault"
 )
 
 // openConsole makes the gateway that the configuration describes; nil when it describes none.
@@ -140,13 +139,9 @@ func RunConsole(ctx context.Context, cfg *config.Config, log *slog.Logger) error
 	if cfg.Console.IsZero() {
 		return orchestrator.FieldErrors{{Field: "console.listen", Problem: "is missing", Fix: "say where the gateway shall listen, such as 127.0.0.1:6080, and console.url"}}
 	}
-	key, err := cfg.VaultKey.Read()
+	v, err := openVault(cfg)
 	if err != nil {
-		return fmt.Errorf("vault_key: %w", err)
-	}
-	v, err := vault.New(key)
-	if err != nil {
-		return fmt.Errorf("vault_key: %w", err)
+		return err
 	}
 	dsn, err := DatabaseURL(cfg)
 	if err != nil {
@@ -157,6 +152,13 @@ func RunConsole(ctx context.Context, cfg *config.Config, log *slog.Logger) error
 		return fmt.Errorf("database: %w", err)
 	}
 	defer s.Close() //nolint:errcheck // nothing is written at the end
+	holder := holderName()
+	if err := joinVault(ctx, s, v, holder, log); err != nil {
+		return err
+	}
+	defer leaveVault(s, holder, log)
+	holding := keepVault(ctx, s, v, holder, log)
+	defer holding()
 	pools, err := openHypervisor(cfg, func(string) {}, log)
 	if err != nil {
 		return err

@@ -74,6 +74,7 @@ type Service struct {
 	publisher  *outbox.Publisher
 	notifier   *notifier
 	console    *gateway.Gateway // nil when there is none
+	vault      *vault.Vault
 	past       past
 	names      *rfc2136.Client
 	monitoring *rest.Client
@@ -88,13 +89,10 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 			s.Close()
 		}
 	}()
-	key, err := cfg.VaultKey.Read()
-	if err != nil {
-		return nil, fmt.Errorf("vault_key: %w", err)
+	if s.vault, err = openVault(cfg); err != nil {
+		return nil, err
 	}
-	if s.Vault, err = vault.New(key); err != nil {
-		return nil, fmt.Errorf("vault_key: %w", err)
-	}
+	s.Vault = s.vault
 	tree := templates.Open(cfg.Templates)
 	catalogue, err := loadCatalogue(cfg)
 	if err != nil {
@@ -126,6 +124,9 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	}
 	if s.Store, err = store.Open(ctx, dsn); err != nil {
 		return nil, fmt.Errorf("database: %w", err)
+	}
+	if err := joinVault(ctx, s.Store, s.vault, s.holder, o.Log); err != nil {
+		return nil, err
 	}
 	desired, members := cfg.DomainGroups()
 	if err := s.Store.SyncGroups(ctx, desired, members); err != nil {
@@ -231,6 +232,7 @@ func (s *Service) Close() {
 		}
 	}
 	if s.Store != nil {
+		leaveVault(s.Store, s.holder, s.log)
 		if err := s.Store.Close(); err != nil {
 			s.log.Debug("close database", "error", err)
 		}
@@ -323,6 +325,7 @@ func (s *Service) housekeep(ctx context.Context) {
 	var head orchestrator.ActHead // of the audit trail, as it was said last
 	for {
 		head = s.sayTrail(ctx, head)
+		renewVault(ctx, s.Store, s.vault, s.holder, s.log)
 		if n, err := s.Store.EndQuarantine(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("end quarantine", "error", err)
 		} else if n > 0 {

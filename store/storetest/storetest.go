@@ -63,6 +63,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Holds":       holds,
 		"Workers":     workers,
 		"Trail":       trail,
+		"Secrets":     secrets,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,0 +1,114 @@
+// Package leak looks for known secrets where none may be: in logs, answers, dumps, files and command lines. A secret is found as it is and
+// in the forms that programs give it on the way: base64, hex, percent-encoded, and escaped as JSON, Go and HTML do.
+//
+// What it cannot find is a secret that was changed otherwise: cut in two, compressed or encrypted.
+package leak
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"html"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// minLength is the shortest secret that says something: a shorter one stands in other words by chance.
+const minLength = 8
+
+// Secrets are those that are looked for. Not safe for concurrent changes.
+type Secrets struct {
+	patterns []pattern
+	names    map[string]string // by value
+}
+
+type pattern struct {
+	name, form string
+	text       []byte
+	fold       bool // in either case
+}
+
+// Add makes a secret known. Of one with several lines, such as a private key, each line but its borders is looked for.
+func (s *Secrets) Add(name, secret string) error {
+	secret = strings.TrimSpace(secret)
+	if lines := strings.Split(secret, "\n"); len(lines) > 1 {
+		for i, line := range lines {
+			if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "-----") || len(line) < minLength {
+				continue
+			}
+			if err := s.Add(fmt.Sprintf("%s, line %d", name, i+1), line); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(secret) < minLength {
+		return fmt.Errorf("%s has %d characters: too few to be looked for", name, len(secret))
+	}
+	if s.names == nil {
+		s.names = map[string]string{}
+	}
+	if _, ok := s.names[secret]; ok {
+		return nil
+	}
+	s.names[secret] = name
+	seen := map[string]bool{}
+	for form, text := range forms(secret) {
+		if !seen[text] {
+			seen[text] = true
+			s.patterns = append(s.patterns, pattern{name, form, []byte(text), form == "hex"})
+		}
+	}
+	return nil
+}
+
+// Len is how many secrets are known.
+func (s *Secrets) Len() int { return len(s.names) }
+
+func forms(secret string) map[string]string {
+	out := map[string]string{
+		"plain": secret, "hex": hex.EncodeToString([]byte(secret)),
+		"percent-encoded": url.QueryEscape(secret), "percent-encoded in a path": url.PathEscape(secret),
+		"quoted": strings.Trim(strconv.Quote(secret), `"`), "HTML-escaped": html.EscapeString(secret),
+	}
+	if escaped, err := json.Marshal(secret); err == nil {
+		out["JSON-escaped"] = strings.Trim(string(escaped), `"`)
+		if again, err := json.Marshal(out["JSON-escaped"]); err == nil {
+			out["JSON-escaped twice"] = strings.Trim(string(again), `"`)
+		}
+	}
+	// Within a longer text base64 falls on one of three borders: what it has of the secret alone is the same each time.
+	for shift := range 3 {
+		for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
+			coded := encoding.EncodeToString(append(bytes.Repeat([]byte{'x'}, shift), secret...))
+			first, last := (shift*8+5)/6, ((shift+len(secret))*8)/6 // digits that are made of the secret's bits alone
+			if last-first >= minLength {
+				out[fmt.Sprintf("%s, shifted by %d", name, shift)] = coded[first:last]
+			}
+		}
+	}
+	return out
+}
+
+// Find tells which secrets stand in a text, each with its form.
+func (s *Secrets) Find(text []byte) (found []string) {
+	var lower []byte
+	for _, p := range s.patterns {
+		in := text
+		if p.fold {
+			if lower == nil {
+				lower = bytes.ToLower(text)
+			}
+			in = lower
+		}
+		if bytes.Contains(in, p.text) {
+			found = append(found, fmt.Sprintf("%s (%s)", p.name, p.form))
+		}
+	}
+	slices.Sort(found)
+	return found
+}
