@@ -154,16 +154,18 @@ func (ClaimForeign) change()     {}
 
 // Claims hand runs to workers.
 type Claims interface {
-	// Claim takes up to limit runs that nobody holds and that are ready, or waiting or canceling and due (WakeAt; zero is due), and
-	// those whose holder's lease ran out, oldest wake first; each gets a new fence, and the database's time as Run.UpdatedAt. A run comes with
-	// its machine and its open attempt, if any.
-	Claim(ctx context.Context, holder string, limit int, lease time.Duration) ([]Claim, error)
+	// Claim takes up to ask.Limit runs that nobody holds and that are ready, or waiting or canceling and due (WakeAt; zero is due), and
+	// those whose holder's lease ran out: the tenants with the fewest runs in workers' hands first, of one tenant the oldest wake first. Each
+	// gets a new fence, and the database's time as Run.UpdatedAt. A run comes with its machine and its open attempt, if any.
+	Claim(ctx context.Context, ask Ask) ([]Claim, error)
 	// ClaimRun takes one named run if it can be taken now; ErrNotFound when not.
 	ClaimRun(ctx context.Context, run, holder string, lease time.Duration) (Claim, error)
 	// Renew extends the leases that are still the holder's and returns the run ids that are not.
 	Renew(ctx context.Context, holder string, runs map[string]int64, lease time.Duration) (lost []string, err error)
 	// ReleaseRuns gives leases back without changing anything else: an orderly shutdown.
 	ReleaseRuns(ctx context.Context, holder string, runs map[string]int64) error
+	// HandOver gives leases back between two steps: nothing that was begun is under way, and whoever takes the run goes on with its attempt.
+	HandOver(ctx context.Context, holder string, runs map[string]int64) error
 	// Wake makes the runs that wait for one of these keys due now and returns how many.
 	Wake(ctx context.Context, keys ...string) (int, error)
 	// AcquireLease takes or renews a named lease ("outbox", "group:dhcp-a"); ok is false while another holds it. Fence rises with every
@@ -171,6 +173,16 @@ type Claims interface {
 	AcquireLease(ctx context.Context, name, holder string, length time.Duration) (lease Lease, ok bool, err error)
 	// ReleaseLease gives it back.
 	ReleaseLease(ctx context.Context, name, holder string) error
+}
+
+// Ask says which runs a worker takes.
+type Ask struct {
+	Holder string
+	Limit  int
+	Lease  time.Duration
+	// Room is how many runs of a pool it takes at most, by the pool's id; "" are runs that have no place yet. A pool that is not named is
+	// bounded by Limit alone.
+	Room map[string]int
 }
 
 // Claim is a run in a worker's hands.

@@ -239,7 +239,7 @@ func TestDatabaseGoesAwayAndComesBack(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	_, acceptErr := accept(ctx, s, "two")
-	_, claimErr := s.Claim(ctx, "a", 1, time.Minute)
+	_, claimErr := s.Claim(ctx, orchestrator.Ask{Holder: "a", Limit: 1, Lease: time.Minute})
 	_, runErr := s.Run(ctx, answer.Run)
 	for what, err := range map[string]error{
 		"Accept": acceptErr, "Claim": claimErr, "Run": runErr, "Ping": s.Ping(ctx), "MarkPublished": s.MarkPublished(ctx, []int64{1}),

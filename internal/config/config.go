@@ -87,6 +87,8 @@ type Pool struct {
 	ConsolePorts orchestrator.PortRange `yaml:"console_ports"`
 	Installer    []Prefix               `yaml:"installer"`
 	DNS          DNS                    `yaml:"dns"`
+	// InFlight is how many runs a worker drives in this pool at once; default its share of Workers, see Config.InFlight.
+	InFlight int `yaml:"in_flight"`
 }
 
 // XenAPI is how to reach a pool's toolstack.
@@ -386,4 +388,18 @@ func (c *Config) DomainGroups() ([]orchestrator.Group, []orchestrator.Member) {
 		}
 	}
 	return groups, members
+}
+
+// InFlight is how many runs a worker drives at once in each pool, by its id, and in none yet (""): where there are several pools, one that
+// hangs leaves the others their part.
+func (c *Config) InFlight() map[string]int {
+	const least = 8
+	bounds := map[string]int{"": max(1, c.Workers/2)}
+	for _, p := range c.Pools {
+		bounds[p.ID] = p.InFlight
+		if p.InFlight == 0 {
+			bounds[p.ID] = min(c.Workers, max(least, c.Workers/len(c.Pools)))
+		}
+	}
+	return bounds
 }

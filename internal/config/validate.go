@@ -55,6 +55,11 @@ func (c *Config) Validate() error {
 			add(n.field, fmt.Sprintf("%d is out of range", n.value), "use 1 to 10000")
 		}
 	}
+	for _, p := range c.Pools {
+		if p.InFlight < 0 || p.InFlight > c.Workers {
+			add("pools."+p.ID+".in_flight", fmt.Sprintf("%d is out of range", p.InFlight), fmt.Sprintf("use 1 to %d, which is workers", c.Workers))
+		}
+	}
 	if c.WinRM.InsecureHTTP && c.WinRM.Basic {
 		add("winrm.basic", "would show the templates' passwords to the network, for insecure_http leaves TLS out", "choose one of them, or better neither")
 	}

@@ -49,6 +49,8 @@ var (
 	descRuns        = prometheus.NewDesc("slipway_runs", "Runs by process and status.", []string{"process", "status"}, nil)
 	descUnpublished = prometheus.NewDesc("slipway_outbox_unpublished", "Committed events that are not published yet.", nil, nil)
 	descAddresses   = prometheus.NewDesc("slipway_addresses", "Addresses that are not free, by pool and state.", []string{"pool", "state"}, nil)
+	descInFlight    = prometheus.NewDesc("slipway_pool_in_flight", "Runs that this worker drives now in each pool; the pool \"\" is none yet.", []string{"pool"}, nil)
+	descBound       = prometheus.NewDesc("slipway_pool_in_flight_limit", "How many it drives at once in each pool.", []string{"pool"}, nil)
 	descMaintained  = prometheus.NewDesc("slipway_maintenance", "1 for a pool, group or member in maintenance.", []string{"subject"}, nil)
 	descDrained     = prometheus.NewDesc("slipway_drained", "1 while this worker is told to take nothing new.", nil, nil)
 	descActs        = prometheus.NewDesc("slipway_audit_lines", "Lines of the operators' audit trail.", nil, nil)
@@ -59,7 +61,7 @@ var (
 type collector struct{ *Service }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descMaintained, descDrained, descActs, descHeld} {
+	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descInFlight, descBound, descMaintained, descDrained, descActs, descHeld} {
 		ch <- d
 	}
 }
@@ -71,6 +73,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
 	}
 	gauge(descHeld, c.driver.Held())
+	in := c.driver.InPools()
+	for pool, bound := range c.Config.InFlight() {
+		gauge(descInFlight, in[pool], pool)
+		gauge(descBound, bound, pool)
+	}
 	drained := 0
 	if c.duty.isOff() {
 		drained = 1

@@ -176,7 +176,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	if err != nil {
 		return nil, err
 	}
-	s.driver = driver.New(driver.Config{Claims: s.Store, Engine: s.Engine, Holder: s.holder, Log: o.Log, Slots: cfg.Workers, Lease: cfg.Lease})
+	s.driver = driver.New(driver.Config{Claims: s.Store, Engine: s.Engine, Holder: s.holder, Log: o.Log, Slots: cfg.Workers, Pools: cfg.InFlight(), Lease: cfg.Lease})
 	short := min(cfg.Lease, 15*time.Second) // what stands still for all when a worker dies
 	s.carriers = &carriers{cfg: cfg, log: o.Log}
 	groups, err := s.applianceGroups(tree)
@@ -298,6 +298,9 @@ func (s *Service) Run(ctx context.Context) error {
 	s.log.Info("stopped")
 	return failed
 }
+
+// InPools is how many runs this worker drives now in each pool.
+func (s *Service) InPools() map[string]int { return s.driver.InPools() }
 
 // wake makes those who wait for a key due; called by the hypervisor's event loops.
 func (s *Service) wake(key string) {

@@ -27,7 +27,9 @@ import (
 )
 
 // site is a site of simulators whose configuration a test may change before it starts a worker.
-func site(t *testing.T) *demo.Site {
+func site(t *testing.T) *demo.Site { return sites(t, 1) }
+
+func sites(t *testing.T, pools int) *demo.Site {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "sw") // a socket's path has at most 107 bytes
 	if err != nil {
@@ -38,7 +40,7 @@ func site(t *testing.T) *demo.Site {
 			t.Error(err)
 		}
 	})
-	s, err := demo.NewSite(t.Context(), dir, 1, 1, slog.New(slog.DiscardHandler))
+	s, err := demo.NewSite(t.Context(), dir, pools, 1, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

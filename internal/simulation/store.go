@@ -99,9 +99,9 @@ func (d database) Refuse(ctx context.Context, key orchestrator.OrderKey, e orche
 	return d.write("Refuse", func() error { return d.Store.Refuse(ctx, key, e) })
 }
 
-func (d database) Claim(ctx context.Context, holder string, limit int, lease time.Duration) (out []orchestrator.Claim, err error) {
+func (d database) Claim(ctx context.Context, ask orchestrator.Ask) (out []orchestrator.Claim, err error) {
 	err = d.write("Claim", func() (err error) {
-		out, err = d.Store.Claim(ctx, holder, limit, lease)
+		out, err = d.Store.Claim(ctx, ask)
 		d.s.claimed(out)
 		return err
 	})

@@ -168,7 +168,7 @@ func (p *process) claim() {
 		free := slots - len(p.held)
 		if free > 0 {
 			asked := p.s.now
-			claims, err := database{p.s.store, p.s}.Claim(r.ctx, p.name, min(free, 2), runLease)
+			claims, err := database{p.s.store, p.s}.Claim(r.ctx, orchestrator.Ask{Holder: p.name, Limit: min(free, 2), Lease: runLease})
 			if err != nil {
 				p.s.trace("%s claims: %v", p.name, err)
 			}

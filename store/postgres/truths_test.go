@@ -179,7 +179,7 @@ func TestUnknownCommit(t *testing.T) {
 	t.Run("step", func(t *testing.T) {
 		claim := func(holder string) orchestrator.Claim {
 			t.Helper()
-			claims, err := s.Claim(t.Context(), holder, 1, time.Minute)
+			claims, err := s.Claim(t.Context(), orchestrator.Ask{Holder: holder, Limit: 1, Lease: time.Minute})
 			if err != nil || len(claims) != 1 {
 				t.Fatalf("claimed %d, %v", len(claims), err)
 			}

@@ -150,7 +150,7 @@ func cancel(t *testing.T, h Harness) {
 		c := b.taken("a")
 		c.Run.Status, c.Run.Undoing, c.Run.WakeAt, c.Run.WakeKey = orchestrator.StatusCanceling, true, time.Now().Add(time.Hour), "task:x"
 		b.commit(orchestrator.Commit{Run: c.Run, Release: true})
-		got, err := b.store.Claim(t.Context(), "b", 10, lease)
+		got, err := b.store.Claim(t.Context(), orchestrator.Ask{Holder: "b", Limit: 10, Lease: lease})
 		must(t, err)
 		if len(got) != 0 {
 			t.Fatalf("taken before its time: %+v", got)

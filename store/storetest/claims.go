@@ -25,7 +25,7 @@ func claims(t *testing.T, h Harness) {
 			holder := fmt.Sprintf("worker-%d", n)
 			wg.Go(func() {
 				for {
-					got, err := store.Claim(t.Context(), holder, 3, lease)
+					got, err := store.Claim(t.Context(), orchestrator.Ask{Holder: holder, Limit: 3, Lease: lease})
 					if err != nil {
 						t.Error(err)
 						return
@@ -62,7 +62,7 @@ func claims(t *testing.T, h Harness) {
 			b.commit(orchestrator.Commit{Run: c.Run, Release: true})
 			ids = append(ids, c.Run.ID)
 		}
-		got, err := b.store.Claim(t.Context(), "b", 10, lease)
+		got, err := b.store.Claim(t.Context(), orchestrator.Ask{Holder: "b", Limit: 10, Lease: lease})
 		must(t, err)
 		if len(got) != 2 || got[0].Run.ID != ids[1] || got[1].Run.ID != ids[0] {
 			t.Fatalf("claims %+v", got)
@@ -101,7 +101,7 @@ func claims(t *testing.T, h Harness) {
 		must(t, err)
 		var second orchestrator.Claim
 		b.until("the lease runs out", func() bool {
-			got, err := b.store.Claim(t.Context(), "b", 1, lease)
+			got, err := b.store.Claim(t.Context(), orchestrator.Ask{Holder: "b", Limit: 1, Lease: lease})
 			must(t, err)
 			if len(got) == 1 {
 				second = got[0]
@@ -242,6 +242,106 @@ func fencing(t *testing.T, h Harness) {
 					t.Errorf("%d: %v, %s", n, result.Err, run.State)
 				}
 			}
+		}
+	})
+}
+
+// turns is who gets the next free hand.
+func turns(t *testing.T, h Harness) {
+	order := func(b *bundle, tenant string, n int) {
+		b.Helper()
+		for range n {
+			a := b.install()
+			a.Order.Tenant, a.Machine.Tenant = tenant, tenant
+			b.accept(a)
+		}
+	}
+	claim := func(b *bundle, ask orchestrator.Ask) []orchestrator.Claim {
+		b.Helper()
+		ask.Lease = lease
+		got, err := b.store.Claim(b.Context(), ask)
+		must(b, err)
+		return got
+	}
+	counts := func(claims []orchestrator.Claim, of func(orchestrator.Claim) string) map[string]int {
+		n := map[string]int{}
+		for _, c := range claims {
+			n[of(c)]++
+		}
+		return n
+	}
+	tenant := func(c orchestrator.Claim) string { return c.Machine.Tenant }
+	pool := func(c orchestrator.Claim) string { return c.Machine.Placement.Pool }
+
+	// A tenant with hundreds of due runs leaves the others their share of each claim, and of what is in hand, whoever was first.
+	t.Run("TenantsTakeTurns", func(t *testing.T) {
+		b := setup(t, h)
+		order(b, "flood", 100)
+		order(b, "small", 3)
+		order(b, "mid", 20)
+		if got := counts(claim(b, orchestrator.Ask{Holder: "a", Limit: 15}), tenant); got["small"] != 3 || got["mid"] != 6 || got["flood"] != 6 {
+			t.Errorf("first %v", got)
+		}
+		order(b, "late", 4)
+		if got := counts(claim(b, orchestrator.Ask{Holder: "b", Limit: 4}), tenant); got["late"] != 4 { // the others have more in another worker's hands
+			t.Errorf("then %v", got)
+		}
+		if got := counts(claim(b, orchestrator.Ask{Holder: "b", Limit: 200}), tenant); got["flood"] != 94 || got["mid"] != 14 {
+			t.Errorf("a hand that is free is not kept free: %v", got)
+		}
+	})
+
+	t.Run("PoolsAreBounded", func(t *testing.T) {
+		b := setup(t, h)
+		var held []orchestrator.Claim
+		for range 8 {
+			held = append(held, b.place(b.taken("a")))
+		}
+		in := counts(held, pool)
+		if in["pool-a"] != 4 || in["pool-b"] != 4 {
+			t.Fatalf("placed %v", in)
+		}
+		for _, c := range held {
+			must(t, b.store.HandOver(t.Context(), "a", map[string]int64{c.Run.ID: c.Run.Fence}))
+		}
+		order(b, "acme", 3)
+		full := orchestrator.Ask{Holder: "a", Limit: 100, Room: map[string]int{"pool-a": 0, "pool-b": 2, "": 1}}
+		got := claim(b, full)
+		if n := counts(got, pool); n["pool-a"] != 0 || n["pool-b"] != 2 || n[""] != 1 {
+			t.Errorf("%v with room for %v", n, full.Room)
+		}
+		for _, c := range got {
+			if c.Run.Fence != 2 && c.Machine.Placement.Pool != "" || c.Run.WakeAt.IsZero() && c.Machine.Placement.Pool != "" {
+				t.Errorf("handed over: %+v", c.Run)
+			}
+		}
+		if n := counts(claim(b, orchestrator.Ask{Holder: "b", Limit: 100, Room: map[string]int{"pool-a": 3}}), pool); n["pool-a"] != 3 || n["pool-b"] != 2 || n[""] != 2 {
+			t.Errorf("another worker: %v", n)
+		}
+	})
+
+	// Workers that claim at the same moment find enough for each.
+	t.Run("Together", func(t *testing.T) {
+		b := setup(t, h)
+		order(b, "acme", 60)
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		total := 0
+		for n := range 3 {
+			store := b.db.Open(t)
+			wg.Go(func() {
+				got, err := store.Claim(t.Context(), orchestrator.Ask{Holder: fmt.Sprint("w", n), Limit: 20, Lease: lease})
+				mu.Lock()
+				defer mu.Unlock()
+				total += len(got)
+				if err != nil || len(got) != 20 {
+					t.Errorf("worker %d: %d runs, %v", n, len(got), err)
+				}
+			})
+		}
+		wg.Wait()
+		if total != 60 {
+			t.Errorf("%d of 60 were taken", total)
 		}
 	})
 }

@@ -210,7 +210,7 @@ func importing(t *testing.T, h Harness) {
 	a.Machine.Import, a.Order.Type, a.Order.Import = i, orchestrator.OrderImport, i
 	_, err = b.store.Accept(t.Context(), a)
 	must(t, err)
-	claims, err := b.store.Claim(t.Context(), "worker", 10, lease)
+	claims, err := b.store.Claim(t.Context(), orchestrator.Ask{Holder: "worker", Limit: 10, Lease: lease})
 	if err != nil || len(claims) != 1 || claims[0].Machine.Import != i {
 		t.Fatalf("claims %+v, %v", claims, err)
 	}

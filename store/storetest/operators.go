@@ -107,7 +107,7 @@ func operators(t *testing.T, h Harness) {
 		}
 		c.Run.Status, c.Run.Failures, c.Run.Conflicts, c.Run.Attempt, c.Run.Reason = orchestrator.StatusParked, 5, 3, 6, "full"
 		b.commit(orchestrator.Commit{Run: c.Run, Release: true})
-		if got, err := b.store.Claim(t.Context(), "b", 10, lease); err != nil || len(got) != 0 {
+		if got, err := b.store.Claim(t.Context(), orchestrator.Ask{Holder: "b", Limit: 10, Lease: lease}); err != nil || len(got) != 0 {
 			t.Errorf("a parked run was taken: %+v, %v", got, err)
 		}
 		run, err := retry()

@@ -254,7 +254,7 @@ func pressure(t *testing.T, h Harness) {
 		store := b.db.Open(t)
 		wg.Go(func() {
 			for {
-				got, err := store.Claim(t.Context(), fmt.Sprintf("worker-%d", n), batch, time.Hour)
+				got, err := store.Claim(t.Context(), orchestrator.Ask{Holder: fmt.Sprintf("worker-%d", n), Limit: batch, Lease: time.Hour})
 				if err != nil || len(got) == 0 {
 					if err != nil {
 						t.Error(err)

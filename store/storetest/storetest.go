@@ -64,6 +64,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Workers":     workers,
 		"Trail":       trail,
 		"Secrets":     secrets,
+		"Turns":       turns,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -20,7 +20,10 @@ type Config struct {
 	Holder string // unique among the workers of one store
 	Log    *slog.Logger
 
-	Slots int           // runs driven at once; default 64
+	Slots int // runs driven at once; default 64
+	// Pools is how many of them may be in one pool, by its id, so that one that hangs does not take all: "" are runs that have no place
+	// yet. A pool that is not named may take all slots.
+	Pools map[string]int
 	Lease time.Duration // default 60 s; a worker that cannot renew stops acting after half of it
 	Poll  time.Duration // how often due runs are looked for when nothing nudges; default 500 ms
 }
@@ -39,6 +42,7 @@ type Driver struct {
 // hold is a run in hand.
 type hold struct {
 	fence  int64
+	pool   string // where its machine is
 	cancel context.CancelCauseFunc
 	// old interrupts the run half a lease after the lease was last known to be ours; a renewal winds it up again.
 	old *time.Timer
@@ -129,7 +133,7 @@ func (d *Driver) claim(ctx context.Context) bool {
 	ctxClaim, cancel := context.WithTimeout(ctx, d.Lease/4)
 	defer cancel()
 	asked := time.Now() // the lease runs from some moment after this one
-	claims, err := d.Claims.Claim(ctxClaim, d.Holder, ask, d.Lease)
+	claims, err := d.Claims.Claim(ctxClaim, orchestrator.Ask{Holder: d.Holder, Limit: ask, Lease: d.Lease, Room: d.room()})
 	if err != nil {
 		if ctx.Err() == nil {
 			d.Log.Warn("claim", "error", err)
@@ -144,10 +148,55 @@ func (d *Driver) claim(ctx context.Context) bool {
 	return len(claims) == ask && free > ask
 }
 
+// room is what is left of each pool's bound.
+func (d *Driver) room() map[string]int {
+	room := maps.Clone(d.Pools)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, h := range d.held {
+		if _, bounded := room[h.pool]; bounded {
+			room[h.pool]--
+		}
+	}
+	return room
+}
+
+// fits moves a run in hand to the pool where its machine is by now; false means that the pool has no slot left for it.
+func (d *Driver) fits(h *hold, pool string) bool {
+	if h.pool == pool { // only its own goroutine writes it
+		return true
+	}
+	bound, bounded := d.Pools[pool]
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	taken := 0
+	for _, other := range d.held {
+		if other.pool == pool {
+			taken++
+		}
+	}
+	if bounded && taken >= bound {
+		return false
+	}
+	h.pool = pool
+	return true
+}
+
+// InPools is how many runs are in hand in each pool.
+func (d *Driver) InPools() map[string]int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	in := map[string]int{}
+	for _, h := range d.held {
+		in[h.pool]++
+	}
+	return in
+}
+
 // take notes a run as in hand, before anything else is claimed.
 func (d *Driver) take(ctx context.Context, claim orchestrator.Claim, since time.Time) (context.Context, *hold) {
 	runCtx, cancel := context.WithCancelCause(ctx)
-	h := &hold{fence: claim.Run.Fence, cancel: cancel}
+	h := &hold{fence: claim.Run.Fence, pool: claim.Machine.Placement.Pool, cancel: cancel}
 	h.old = time.AfterFunc(time.Until(since.Add(d.Lease/2)), func() { cancel(errLeaseOld) })
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -159,8 +208,12 @@ func (d *Driver) take(ctx context.Context, claim orchestrator.Claim, since time.
 // since: times that are compared with that clock, or with another worker's, never come from a clock of our own.
 func (d *Driver) drive(ctx context.Context, h *hold, claim orchestrator.Claim, answered time.Time) {
 	id, claimed := claim.Run.ID, claim.Run.UpdatedAt
-	err := d.tick(ctx, &claim, func() time.Time { return claimed.Add(time.Since(answered)) })
-	if err != nil {
+	err := d.tick(ctx, h, &claim, func() time.Time { return claimed.Add(time.Since(answered)) })
+	switch {
+	case errors.Is(err, errHandedOver):
+		d.giveBack(ctx, id, h.fence, d.Claims.HandOver)
+		err = nil // a slot is free
+	case err != nil:
 		d.letGo(ctx, id, h.fence, err)
 	}
 	h.old.Stop()
@@ -177,7 +230,7 @@ func (d *Driver) drive(ctx context.Context, h *hold, claim orchestrator.Claim, a
 
 // tick goes from step to step. nil means that the engine has put the run down. A step that panics parks its run and nobody else's: the
 // worker and what else it has in hand go on.
-func (d *Driver) tick(ctx context.Context, claim *orchestrator.Claim, now func() time.Time) (err error) {
+func (d *Driver) tick(ctx context.Context, h *hold, claim *orchestrator.Claim, now func() time.Time) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			d.Log.Error("a step panicked", "run", claim.Run.ID, "step", claim.Run.Step, "panic", orchestrator.Panic(value), "stack", string(debug.Stack()))
@@ -195,8 +248,8 @@ func (d *Driver) tick(ctx context.Context, claim *orchestrator.Claim, now func()
 			return err
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case d.drains():
-			return errDrained
+		case d.drains(), !d.fits(h, claim.Machine.Placement.Pool):
+			return errHandedOver
 		}
 	}
 }
@@ -204,15 +257,19 @@ func (d *Driver) tick(ctx context.Context, claim *orchestrator.Claim, now func()
 // letGo gives the lease back after an interruption, so that the next worker need not wait until it runs out. What was under way is found
 // by the next attempt's observation.
 func (d *Driver) letGo(ctx context.Context, id string, fence int64, why error) {
-	if !errors.Is(why, context.Canceled) && !errors.Is(why, errDrained) {
+	if !errors.Is(why, context.Canceled) {
 		d.Log.Warn("run put down", "run", id, "error", why)
 	}
 	if errors.Is(why, orchestrator.ErrFenced) {
 		return
 	}
+	d.giveBack(ctx, id, fence, d.Claims.ReleaseRuns)
+}
+
+func (d *Driver) giveBack(ctx context.Context, id string, fence int64, how func(context.Context, string, map[string]int64) error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := d.Claims.ReleaseRuns(ctx, d.Holder, map[string]int64{id: fence}); err != nil {
+	if err := how(ctx, d.Holder, map[string]int64{id: fence}); err != nil {
 		d.Log.Warn("lease not given back, it runs out by itself", "run", id, "error", err)
 	}
 }
@@ -247,7 +304,8 @@ func (d *Driver) renew(ctx context.Context) {
 	}
 }
 
-var errDrained = errors.New("the worker is drained")
+// errHandedOver ends a drive between two steps: the worker is drained, or the pool that the machine was placed in has no slot left.
+var errHandedOver = errors.New("left to whoever takes it next")
 
 var errLeaseOld = errors.New("the lease could not be renewed for half its length")
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -57,7 +58,8 @@ func (w *world) add(p *orchestrator.Process, n int) {
 	}
 }
 
-func (w *world) Claim(_ context.Context, holder string, limit int, lease time.Duration) ([]orchestrator.Claim, error) {
+func (w *world) Claim(_ context.Context, ask orchestrator.Ask) ([]orchestrator.Claim, error) {
+	holder, limit, lease, room := ask.Holder, ask.Limit, ask.Lease, maps.Clone(ask.Room)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.claims++
@@ -76,6 +78,12 @@ func (w *world) Claim(_ context.Context, holder string, limit int, lease time.Du
 		due := run.Status == orchestrator.StatusReady || run.Status == orchestrator.StatusRunning || run.Status == orchestrator.StatusWaiting && !time.Now().Before(run.WakeAt)
 		if !free || !due || len(out) == limit {
 			continue
+		}
+		if left, bounded := room[w.machines[id].Placement.Pool]; bounded {
+			if left <= 0 {
+				continue
+			}
+			room[w.machines[id].Placement.Pool]--
 		}
 		run.Holder, run.LeaseUntil = holder, time.Now().Add(lease)
 		run.Fence++
@@ -102,6 +110,10 @@ func (w *world) Renew(_ context.Context, holder string, runs map[string]int64, l
 		run.LeaseUntil = time.Now().Add(lease)
 	}
 	return lost, nil
+}
+
+func (w *world) HandOver(ctx context.Context, holder string, runs map[string]int64) error {
+	return w.ReleaseRuns(ctx, holder, runs)
 }
 
 func (w *world) ReleaseRuns(_ context.Context, holder string, runs map[string]int64) error {

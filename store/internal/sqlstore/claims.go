@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -20,11 +21,38 @@ const take = `UPDATE runs SET holder = $1, fence = fence + 1, lease_length = CAS
 	wake_at = CASE WHEN holder <> '' THEN 0 ELSE wake_at END,
 	status = CASE WHEN status = 'canceling' THEN status ELSE 'running' END, updated_at = {now} WHERE `
 
+// turns gives each run that may be taken its turn: the runs of its tenant that are in workers' hands, and those of it that come before. A pool
+// without room is left out, one with little gets no more than that: $4 are the pools without, $5 has the others that are bounded, each as
+// often as it has room.
+const turns = `SELECT id, turn FROM (
+	SELECT r.id, r.wake_at, r.created_at, room.n AS room,
+		row_number() OVER (PARTITION BY m.pool ORDER BY r.wake_at, r.created_at, r.id) AS in_pool,
+		COALESCE(busy.n, 0) + row_number() OVER (PARTITION BY m.tenant ORDER BY r.wake_at, r.created_at, r.id) AS turn
+	FROM runs r JOIN machines m ON m.id = r.machine
+	LEFT JOIN (SELECT held.tenant, count(*) AS n FROM runs h JOIN machines held ON held.id = h.machine WHERE h.holder <> '' GROUP BY held.tenant) busy
+		ON busy.tenant = m.tenant
+	LEFT JOIN (SELECT value AS pool, count(*) AS n FROM {list $5} AS rooms GROUP BY value) room ON room.pool = m.pool
+	WHERE r.id IN (SELECT id FROM runs WHERE ` + claimable + `) AND m.pool NOT IN {list $4}) AS due
+	WHERE room IS NULL OR in_pool <= room`
+
+// beyond is how many more turns are looked at than are taken, for what other workers take at the same moment.
+const beyond = 64
+
 // Claim implements orchestrator.Claims.
-func (s *Store) Claim(ctx context.Context, holder string, limit int, lease time.Duration) ([]orchestrator.Claim, error) {
+func (s *Store) Claim(ctx context.Context, ask orchestrator.Ask) ([]orchestrator.Claim, error) {
+	var full, rooms []string
+	for _, pool := range slices.Sorted(maps.Keys(ask.Room)) {
+		if ask.Room[pool] <= 0 {
+			full = append(full, pool)
+		}
+		for range min(ask.Room[pool], ask.Limit) {
+			rooms = append(rooms, pool)
+		}
+	}
 	return s.claim(ctx, "store.Claim", Stmt{
-		SQL:  take + `id IN (SELECT id FROM runs WHERE ` + claimable + ` ORDER BY wake_at, created_at, id LIMIT $3 {skip}) RETURNING ` + bare(runColumns),
-		Args: []any{holder, lease.Microseconds(), limit},
+		SQL: take + `id IN (SELECT r.id FROM (` + turns + ` ORDER BY turn, wake_at, created_at, id LIMIT $6) AS next JOIN runs r ON r.id = next.id
+			WHERE ` + claimable + ` ORDER BY next.turn, r.wake_at, r.created_at, r.id LIMIT $3 {skip r}) RETURNING ` + bare(runColumns),
+		Args: []any{ask.Holder, ask.Lease.Microseconds(), ask.Limit, list(full), list(rooms), ask.Limit + beyond},
 	})
 }
 
@@ -142,6 +170,19 @@ func (s *Store) ReleaseRuns(ctx context.Context, holder string, runs map[string]
 	ids, pairs := leases(runs)
 	return s.update(ctx, "store.ReleaseRuns", Stmt{
 		SQL: `UPDATE runs SET holder = '', lease_until = 0, status = CASE WHEN asked = 1 THEN 'canceling' WHEN status = 'running' THEN 'ready' ELSE status END,
+			asked = 0` + held,
+		Args: []any{holder, ids, pairs},
+	})
+}
+
+// HandOver implements orchestrator.Claims. A wake time is what tells a run that was put down from one whose worker went away.
+func (s *Store) HandOver(ctx context.Context, holder string, runs map[string]int64) error {
+	if len(runs) == 0 {
+		return nil
+	}
+	ids, pairs := leases(runs)
+	return s.update(ctx, "store.HandOver", Stmt{
+		SQL: `UPDATE runs SET holder = '', lease_until = 0, wake_at = {now}, status = CASE WHEN asked = 1 THEN 'canceling' WHEN status = 'running' THEN 'ready' ELSE status END,
 			asked = 0` + held,
 		Args: []any{holder, ids, pairs},
 	})

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// Words is how a dialect spells the words of a statement. List has one %s for the parameter.
+// Words is how a dialect spells the words of a statement. List has one %s for the parameter. {skip r} is {skip} for the rows of r alone.
 type Words struct{ Now, Lock, Skip, List string }
 
 // Speller turns statements into a dialect's own. Safe for concurrent use.
@@ -18,7 +18,7 @@ type Speller struct {
 
 // NewSpeller makes a Speller.
 func NewSpeller(w Words) *Speller {
-	return &Speller{words: strings.NewReplacer("{now}", w.Now, "{lock}", w.Lock, "{skip}", w.Skip), list: strings.Replace(w.List, "%s", "$1", 1)}
+	return &Speller{words: strings.NewReplacer("{now}", w.Now, "{lock}", w.Lock, "{skip}", w.Skip, "{skip r}", strings.Replace(w.Skip, "UPDATE", "UPDATE OF r", 1)), list: strings.Replace(w.List, "%s", "$1", 1)}
 }
 
 // Spell returns the dialect's text.
