@@ -5,7 +5,8 @@
 set -eu
 
 packages="isc-dhcp-server bind9 iptables conntrack iproute2 openssh-server openssh-client busybox-static udhcpc
-rabbitmq-server postgresql-15 python3-pika python3-os-xenapi python3-winrm openssl chromium nodejs npm procps sudo curl perl fdisk e2fsprogs make gcc libc6-dev"
+rabbitmq-server postgresql-15 python3-pika python3-os-xenapi python3-winrm openssl chromium nodejs npm procps sudo curl perl fdisk e2fsprogs make gcc libc6-dev
+qemu-system-x86 qemu-utils mmdebstrap cpio"
 
 missing=
 for p in $packages; do

@@ -20,3 +20,5 @@ knows conntrack conntrack --version
 knows ip iproute2 -V
 knows sshd OpenSSH -V
 knows chromium Chromium --version
+knows qemu-system-x86_64 QEMU --version
+knows qemu-img qemu-img --version

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +21,7 @@ import (
 	"slipway/orchestrator/unsuspend"
 	"slipway/schemas"
 	"slipway/sim/ipam"
+	"slipway/sim/qemu"
 	"slipway/sim/winrm"
 	"slipway/sim/xapi"
 	"slipway/sim/xapi/replay"
@@ -126,11 +130,34 @@ type simXapiCmd struct {
 	Seed     uint64 `help:"Seed of everything that is chance." default:"1"`
 	Faults   string `help:"JSON file with faults to inject." type:"path"`
 	Latency  string `help:"real waits like a real toolstack." enum:"real,none" default:"none"`
+
+	Guests string            `help:"qemu boots every VM that is started; none keeps books only." enum:"qemu,none" default:"none"`
+	Image  map[string]string `help:"With qemu: a template for each NAME=FOLDER, a folder as scripts/guest-image.sh makes it."`
+	Accel  string            `help:"With qemu: tcg emulates; kvm; auto takes kvm where a guest is seen to boot with it." enum:"tcg,kvm,auto" default:"tcg"`
 }
 
-func (c simXapiCmd) Run(e *env) error {
-	return xapi.Main(e.ctx, xapi.Options{Listen: c.Listen, User: c.User, Password: orchestrator.NewSecret(c.Password), TLS: c.TLS,
-		Hosts: c.Hosts, Seed: c.Seed, Faults: c.Faults, Latency: c.Latency, Logger: e.log}, e.stdout)
+func (c simXapiCmd) Run(e *env) (err error) {
+	opts := xapi.Options{Listen: c.Listen, User: c.User, Password: orchestrator.NewSecret(c.Password), TLS: c.TLS,
+		Hosts: c.Hosts, Seed: c.Seed, Faults: c.Faults, Latency: c.Latency, Logger: e.log}
+	if c.Guests == "qemu" {
+		if len(c.Image) == 0 {
+			return hinted{error: errors.New("--guests qemu: there is no image to boot"), next: "slipway sim xapi --guests qemu --image lab=$(scripts/guest-image.sh lab) ...", code: exitUsage}
+		}
+		dir, err := os.MkdirTemp("", "slipway-guests-")
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+		guests, err := qemu.New(e.ctx, qemu.Config{Dir: dir, Images: c.Image, Accel: c.Accel, Log: e.log})
+		if err != nil {
+			return err
+		}
+		opts.Guests = guests
+		for _, name := range slices.Sorted(maps.Keys(c.Image)) {
+			opts.Templates = append(opts.Templates, xapi.Template{Name: name, Image: name, DiskGiB: 1})
+		}
+	}
+	return xapi.Main(e.ctx, opts, e.stdout)
 }
 
 type simWinRMCmd struct {

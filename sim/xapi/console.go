@@ -4,9 +4,11 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html"
+	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -23,10 +25,19 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 			"WWW-Authenticate: Basic realm=\"connect_console\"\r\n")
 		return
 	}
-	vm, name, problem := s.consoleVM(query.Get("uuid"), query.Get("ref"))
+	vm, uuid, name, problem := s.consoleVM(query.Get("uuid"), query.Get("ref"))
 	if problem != "" {
 		s.refuse(hj, r, "500 Internal Error", fmt.Sprintf(serverPage, html.EscapeString(problem)), "")
 		return
+	}
+	var screen net.Conn // of a real guest
+	if s.cfg.Guests != nil {
+		var err error
+		if screen, err = s.cfg.Guests.Console(r.Context(), uuid); err != nil {
+			s.refuse(hj, r, "500 Internal Error", fmt.Sprintf(serverPage, html.EscapeString(err.Error())), "")
+			return
+		}
+		defer screen.Close() //nolint:errcheck // nothing is left to be done about it
 	}
 	conn, buf, err := hj.Hijack()
 	if err != nil {
@@ -37,6 +48,12 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	stop := s.closeWith(conn)
 	defer stop()
 	if _, err := buf.WriteString("HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nCache-Control: no-cache, no-store\r\n\r\n"); err != nil {
+		return
+	}
+	if screen != nil {
+		if buf.Flush() == nil {
+			s.relay(conn, buf.Reader, screen)
+		}
 		return
 	}
 	f := &framebuffer{
@@ -89,12 +106,12 @@ func (s *Server) consoleLogin(r *http.Request, query string) bool {
 }
 
 // consoleVM finds the running VM of a console, by the console's or the VM's own uuid or reference.
-func (s *Server) consoleVM(uuid, ref string) (vm, name, problem string) {
+func (s *Server) consoleVM(uuid, ref string) (vm, vmUUID, name, problem string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	db := s.db
 	if uuid == "" && ref == "" {
-		return "", "", "Console.Failure"
+		return "", "", "", "Console.Failure"
 	}
 	var o *object
 	key := uuid
@@ -110,9 +127,21 @@ func (s *Server) consoleVM(uuid, ref string) (vm, name, problem string) {
 		o = db.get("VM", o.str("VM"))
 	}
 	if o == nil || o.class.name != "VM" || len(o.set("consoles")) == 0 {
-		return "", "", fmt.Sprintf(`Db_exn.Read_missing_uuid("console", "", "%s")`, key)
+		return "", "", "", fmt.Sprintf(`Db_exn.Read_missing_uuid("console", "", "%s")`, key)
 	}
-	return o.ref, o.str("name_label"), ""
+	return o.ref, o.str("uuid"), o.str("name_label"), ""
+}
+
+// relay carries a viewer's bytes to a guest's screen and back until one of them leaves.
+func (s *Server) relay(viewer net.Conn, words io.Reader, screen net.Conn) {
+	var back sync.WaitGroup
+	back.Go(func() {
+		_, _ = io.Copy(viewer, screen)
+		_ = viewer.Close()
+	})
+	_, _ = io.Copy(screen, words)
+	_ = screen.Close()
+	back.Wait()
 }
 
 func (s *Server) runs(ref string) bool {

@@ -38,6 +38,10 @@ func (s *Server) newGuest(vm *object) {
 	if old := s.guest(vm); old != nil {
 		db.destroy(old)
 	}
+	if s.cfg.Guests != nil { // the agent in the guest makes one
+		db.set(vm, "guest_metrics", nullRef)
+		return
+	}
 	gm := db.create("VM_guest_metrics", map[string]any{
 		"os_version":         map[string]any{"name": "Debian 12"},
 		"PV_drivers_version": map[string]any{"major": "8", "minor": "2", "micro": "1", "build": "1"}, "PV_drivers_up_to_date": true,

@@ -28,6 +28,9 @@ type Options struct {
 	Latency  string // real or none
 	Logger   *slog.Logger
 
+	Guests    Guests     // as in Config
+	Templates []Template // as in Config
+
 	OnPower      func(Power)                           // as in Config
 	GuestAddress func(mac string) (ip string, ok bool) // as in Config
 }
@@ -41,7 +44,7 @@ func Main(ctx context.Context, opts Options, stdout io.Writer) error {
 	cfg := Config{
 		User: opts.User, Password: opts.Password, Hosts: opts.Hosts, Seed: opts.Seed, Latency: Latency(opts.Latency), Logger: opts.Logger,
 		HostAddress: host, SameAddress: !loopback4(host), SharedSR: true,
-		OnPower: opts.OnPower, GuestAddress: opts.GuestAddress,
+		OnPower: opts.OnPower, GuestAddress: opts.GuestAddress, Guests: opts.Guests, Templates: opts.Templates,
 	}
 	if opts.Faults != "" {
 		if cfg.Faults, err = LoadFaults(opts.Faults); err != nil {

@@ -53,6 +53,9 @@ type Config struct {
 	OnPower func(Power)
 	// OnKey is told each key that a viewer presses on the console of the VM of that name (an X keysym). It must not block.
 	OnKey func(vm string, keysym uint32)
+	// Guests runs the VMs for real; nil keeps books only. With it, guest metrics are what the agent in a guest reports, and there are none
+	// before it does.
+	Guests Guests
 	// GuestAddress gives the address of the guest behind a MAC, as soon as it has one; it is asked while VMs run. Nil: guests report
 	// through Server.ReportGuest only.
 	GuestAddress func(mac string) (ip string, ok bool)
@@ -96,20 +99,21 @@ type Server struct {
 	log *slog.Logger
 	now func() time.Time
 
-	mu       sync.Mutex
-	db       *database
-	pool     *object
-	hosts    []*object
-	sessions map[string]*session
-	waiters  map[*waiter]bool
-	changed  chan struct{} // closed and replaced when an operation ends: waiting calls look again
-	holds    map[string]chan struct{}
-	holding  map[string]int
-	delays   map[string]time.Duration
-	faults   []*armedFault
-	calls    map[string]int // per method, for Calls
-	domid    int64
-	booting  map[*object]bool // VMs that have a host but do not run yet
+	mu        sync.Mutex
+	db        *database
+	pool      *object
+	hosts     []*object
+	sessions  map[string]*session
+	waiters   map[*waiter]bool
+	changed   chan struct{} // closed and replaced when an operation ends: waiting calls look again
+	holds     map[string]chan struct{}
+	holding   map[string]int
+	delays    map[string]time.Duration
+	faults    []*armedFault
+	calls     map[string]int // per method, for Calls
+	domid     int64
+	booting   map[*object]bool // VMs that have a host but do not run yet
+	rebooting map[*object]bool // VMs whose real guest ends in order to start again
 
 	guests guestBook
 	power  powerQueue
@@ -136,7 +140,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, now: cfg.Now,
 		db: newDatabase(model, cfg.Seed), sessions: map[string]*session{}, waiters: map[*waiter]bool{},
-		changed: make(chan struct{}), holds: map[string]chan struct{}{}, holding: map[string]int{}, delays: map[string]time.Duration{}, calls: map[string]int{}, booting: map[*object]bool{},
+		changed: make(chan struct{}), holds: map[string]chan struct{}{}, holding: map[string]int{}, delays: map[string]time.Duration{}, calls: map[string]int{}, booting: map[*object]bool{}, rebooting: map[*object]bool{},
 	}
 	for name, h := range handlers() {
 		msg := model.messages[name]
@@ -157,6 +161,10 @@ func New(cfg Config) (*Server, error) {
 	s.seed()
 	clear(s.db.dirty)
 	s.mu.Unlock()
+	if err := s.openGuests(); err != nil {
+		s.cancel()
+		return nil, err
+	}
 	s.power.init(cfg.OnPower)
 	s.goWork(func() { s.power.run(s.base) })
 	if cfg.GuestAddress != nil {
@@ -221,6 +229,9 @@ func (s *Server) Close() {
 	s.cancel()
 	s.closing.Unlock()
 	s.work.Wait()
+	if s.cfg.Guests != nil {
+		s.cfg.Guests.Close()
+	}
 }
 
 // goWork runs something that Close waits for; a server that closes starts nothing any more.

@@ -135,6 +135,9 @@ func vbdDestroy(c *call, args []any) (any, error) {
 }
 
 func vbdPlug(c *call, args []any) (any, error) {
+	if err := c.refuseWithGuests(); err != nil {
+		return nil, err
+	}
 	vbd, vm, err := c.drive(args[0])
 	if err != nil {
 		return nil, err
@@ -156,6 +159,9 @@ func vbdPlug(c *call, args []any) (any, error) {
 }
 
 func vbdUnplug(c *call, args []any) (any, error) {
+	if err := c.refuseWithGuests(); err != nil {
+		return nil, err
+	}
 	vbd, vm, err := c.drive(args[0])
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package xapi
 
 import (
+	"context"
 	"fmt"
 	"time"
 )
@@ -56,6 +57,10 @@ func vdiCreate(c *call, args []any) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	size := vdi.num("virtual_size")
+	if err := c.onDisk(vdi, func(ctx context.Context, g Guests, uuid string) error { return g.CreateDisk(ctx, uuid, size) }); err != nil {
+		return nil, err
+	}
 	return vdi.ref, nil
 }
 
@@ -100,6 +105,9 @@ func (s *Server) account(sr *object, virtual, physical int64) {
 
 func (s *Server) removeVDI(vdi *object) {
 	db := s.db
+	if s.cfg.Guests != nil {
+		s.cfg.Guests.RemoveDisk(vdi.str("uuid"))
+	}
 	for _, vbd := range db.refs(vdi, "VBDs") {
 		s.removeVBD(vbd)
 	}
@@ -195,6 +203,12 @@ func vdiResize(c *call, args []any) (any, error) {
 		if sr.num("virtual_allocation")+grown > sr.num("physical_size") {
 			return errNoSpace()
 		}
+		if g := c.s.cfg.Guests; g != nil {
+			uuid := vdi.str("uuid")
+			if err := c.outside(func(ctx context.Context) error { return g.ResizeDisk(ctx, uuid, size) }); err != nil {
+				return fail("SR_BACKEND_FAILURE_1200", "", err.Error(), "")
+			}
+		}
 		c.s.db.set(vdi, "virtual_size", size)
 		c.s.account(sr, grown, 0)
 		return nil
@@ -217,16 +231,27 @@ func vdiDuplicate(c *call, args []any) (any, error) {
 func (c *call) cloneVDI(vdi *object, op string) (*object, error) {
 	var made *object
 	err := c.onVDI(vdi, op, "vdi_"+op, true, perDisk, func(sr *object) error {
+		if c.s.cfg.Guests != nil && c.s.attachedVBD(vdi) != nil {
+			return fail("SR_OPERATION_NOT_SUPPORTED", sr.ref)
+		}
 		v := inherited(vdi)
 		v["snapshot_time"] = c.s.today()
 		if op == "snapshot" {
 			v["is_a_snapshot"], v["snapshot_of"] = true, vdi.ref
 		}
 		var err error
-		if made, err = c.s.newVDI(sr, vdi.num("virtual_size"), v, vdiClone); err == nil && op == "snapshot" {
+		if made, err = c.s.newVDI(sr, vdi.num("virtual_size"), v, vdiClone); err != nil {
+			return err
+		}
+		from := vdi.str("uuid")
+		if err := c.onDisk(made, func(ctx context.Context, g Guests, uuid string) error { return g.CloneDisk(ctx, from, uuid) }); err != nil {
+			made = nil
+			return err
+		}
+		if op == "snapshot" {
 			c.s.db.link(vdi, "snapshots", made.ref)
 		}
-		return err
+		return nil
 	})
 	return made, err
 }
@@ -283,8 +308,15 @@ func (c *call) copyVDI(vdi, sr *object, progress float64) (*object, error) {
 			}
 		}
 		var err error
-		made, err = c.s.newVDI(sr, vdi.num("virtual_size"), v, vdi.num("physical_utilisation"))
-		return err
+		if made, err = c.s.newVDI(sr, vdi.num("virtual_size"), v, vdi.num("physical_utilisation")); err != nil {
+			return err
+		}
+		from := vdi.str("uuid")
+		if err := c.onDisk(made, func(ctx context.Context, g Guests, uuid string) error { return g.CopyDisk(ctx, from, uuid) }); err != nil {
+			made = nil
+			return err
+		}
+		return nil
 	})
 	return made, err
 }

@@ -113,6 +113,9 @@ func vifDestroy(c *call, args []any) (any, error) {
 }
 
 func vifPlug(c *call, args []any) (any, error) {
+	if err := c.refuseWithGuests(); err != nil {
+		return nil, err
+	}
 	vif, vm, err := c.nic(args[0])
 	if err != nil {
 		return nil, err
@@ -132,6 +135,9 @@ func vifPlug(c *call, args []any) (any, error) {
 }
 
 func vifUnplug(c *call, args []any) (any, error) {
+	if err := c.refuseWithGuests(); err != nil {
+		return nil, err
+	}
 	vif, vm, err := c.nic(args[0])
 	if err != nil {
 		return nil, err

@@ -1,6 +1,8 @@
 package xapi
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -68,6 +70,11 @@ func (c *call) boot(vm, host *object, paused bool) (any, error) {
 	if err != nil {
 		s.db.set(vm, "scheduled_to_be_resident_on", nullRef)
 		return nil, err
+	}
+	d := s.domain(vm, paused)
+	if err := c.onGuest(vm, func(ctx context.Context, g Guests, _ string) error { return g.Start(ctx, d) }); err != nil {
+		s.db.set(vm, "scheduled_to_be_resident_on", nullRef)
+		return nil, internal("xenopsd internal error: " + err.Error())
 	}
 	s.boot(vm, host)
 	s.newGuest(vm)
@@ -209,6 +216,9 @@ func vmPause(c *call, args []any) (any, error) {
 		return nil, err
 	}
 	return c.operate(vm, "pause", func() error { return permitted(vm, "pause", Running) }, 20*time.Millisecond, func() error {
+		if err := c.onGuest(vm, func(ctx context.Context, g Guests, uuid string) error { return g.Pause(ctx, uuid) }); err != nil {
+			return err
+		}
 		c.s.setPower(vm, Paused, false)
 		return nil
 	})
@@ -220,6 +230,9 @@ func vmUnpause(c *call, args []any) (any, error) {
 		return nil, err
 	}
 	return c.operate(vm, "unpause", func() error { return permitted(vm, "unpause", Paused) }, 20*time.Millisecond, func() error {
+		if err := c.onGuest(vm, func(ctx context.Context, g Guests, uuid string) error { return g.Resume(ctx, uuid) }); err != nil {
+			return err
+		}
 		c.s.setPower(vm, Running, false)
 		return nil
 	})
@@ -238,7 +251,12 @@ func vmCleanShutdown(c *call, args []any) (any, error) {
 		if c.s.guest(vm) == nil {
 			return fail("VM_MISSING_PV_DRIVERS", vm.ref)
 		}
-		c.s.halt(vm, Halted)
+		if err := c.shutdown(vm); err != nil {
+			return err
+		}
+		if vm.str("power_state") != Halted {
+			c.s.halt(vm, Halted)
+		}
 		return nil
 	})
 }
@@ -263,10 +281,37 @@ func vmHardShutdown(c *call, args []any) (any, error) {
 	if err := c.pause(30 * time.Millisecond); err != nil {
 		return nil, err
 	}
+	if err := c.unplug(vm); err != nil {
+		return nil, err
+	}
 	if vm.str("power_state") != Halted {
 		c.s.halt(vm, Halted)
 	}
 	return nil, nil
+}
+
+// shutdownTimeout is how long a guest may take to switch itself off.
+const shutdownTimeout = 5 * time.Minute
+
+// shutdown asks a real guest and waits for its end.
+func (c *call) shutdown(vm *object) error {
+	err := c.onGuest(vm, func(ctx context.Context, g Guests, uuid string) error {
+		ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
+		defer cancel()
+		return g.Shutdown(ctx, uuid)
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fail("VM_SHUTDOWN_TIMEOUT", vm.ref, fmt.Sprint(shutdownTimeout.Seconds()))
+	}
+	return err
+}
+
+// unplug ends a real guest at once.
+func (c *call) unplug(vm *object) error {
+	return c.onGuest(vm, func(_ context.Context, g Guests, uuid string) error {
+		g.Stop(uuid)
+		return nil
+	})
 }
 
 func vmReboot(c *call, args []any) (any, error) {
@@ -283,6 +328,12 @@ func vmReboot(c *call, args []any) (any, error) {
 			return nil
 		}
 		host := s.db.get("host", vm.str("resident_on"))
+		if err := c.reboot(vm); err != nil {
+			return err
+		}
+		if s.cfg.Guests != nil && vm.str("resident_on") == nullRef { // it was switched off meanwhile
+			return nil
+		}
 		s.boot(vm, host)
 		if c.msg.name == "clean_reboot" || s.guest(vm) == nil { // a hard reboot was seen to keep the row
 			s.newGuest(vm)
@@ -292,7 +343,27 @@ func vmReboot(c *call, args []any) (any, error) {
 	})
 }
 
+// reboot ends a real guest, by the power button for a clean one, and starts it anew: a new domain, as in Xen.
+func (c *call) reboot(vm *object) error {
+	if c.s.cfg.Guests == nil {
+		return nil
+	}
+	if c.msg.name == "hard_reboot" {
+		return c.onGuest(vm, func(ctx context.Context, g Guests, uuid string) error { return g.Reset(ctx, uuid) })
+	}
+	c.s.rebooting[vm] = true
+	defer delete(c.s.rebooting, vm)
+	if err := c.shutdown(vm); err != nil || vm.str("power_state") == Halted { // a hard shutdown came in between
+		return err
+	}
+	d := c.s.domain(vm, false)
+	return c.onGuest(vm, func(ctx context.Context, g Guests, _ string) error { return g.Start(ctx, d) })
+}
+
 func vmSuspend(c *call, args []any) (any, error) {
+	if err := c.refuseWithGuests(); err != nil {
+		return nil, err
+	}
 	vm, err := c.object("VM", args[0])
 	if err != nil {
 		return nil, err

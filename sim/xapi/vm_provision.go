@@ -1,6 +1,7 @@
 package xapi
 
 import (
+	"context"
 	"encoding/xml"
 	"strconv"
 	"strings"
@@ -75,6 +76,9 @@ func (c *call) provisionDisk(vm *object, device, size, srUUID string, bootable b
 		"sm_config": map[string]any{"vmhint": vm.str("uuid")},
 	}, thick)
 	if err != nil {
+		return err
+	}
+	if err := c.onDisk(vdi, func(ctx context.Context, g Guests, uuid string) error { return g.CreateDisk(ctx, uuid, n) }); err != nil {
 		return err
 	}
 	vbd := c.s.newVBD(map[string]any{

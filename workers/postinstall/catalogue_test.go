@@ -21,7 +21,7 @@ func TestBuiltInCatalogue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantImages := []string{"almalinux-8", "almalinux-9", "debian-11", "debian-12", "debian-13", "leap-15", "rocky-8", "rocky-9", "ubuntu-22.04", "ubuntu-24.04"}
+	wantImages := []string{"almalinux-8", "almalinux-9", "debian-11", "debian-12", "debian-13", "lab", "leap-15", "rocky-8", "rocky-9", "ubuntu-22.04", "ubuntu-24.04"}
 	var images []string
 	for _, image := range c.Images() {
 		if e, err := c.Entry(image); err == nil && e.Transport == postinstall.TransportSSH {

@@ -50,6 +50,7 @@ func btrfsDisk(bytes int64) guest.Disk {
 
 var simulated = map[string]template{
 	"debian":    {packager: "apt", disk: guest.PlainDisk},
+	"lab":       {packager: "apt", disk: guest.PlainDisk},
 	"ubuntu":    {packager: "apt", disk: guest.PlainDisk},
 	"almalinux": {packager: "dnf", selinux: true, disk: guest.LVMDisk},
 	"rocky":     {packager: "dnf", selinux: true, disk: guest.LVMDisk},
