@@ -105,9 +105,10 @@ func parse(dsn string) (*pgxpool.Config, error) {
 	return config, nil
 }
 
-// refusal names an error of opening.
+// refusal names an error of opening; what is wrong with the schema has been named.
 func (db *database) refusal(err error) error {
-	if db.Fault(err).Away {
+	var known *orchestrator.Error
+	if !errors.As(err, &known) && db.Fault(err).Away {
 		return orchestrator.Errorf("store.Open", orchestrator.Transient, "%w: %w", orchestrator.ErrStoreAway, err)
 	}
 	return err

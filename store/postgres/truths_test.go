@@ -259,3 +259,281 @@ func TestReadOnlyServer(t *testing.T) {
 	acceptAll(t, s, 1, 2)
 	eachOnce(t, d, 2)
 }
+
+// A standby is refused until it is promoted; with both servers in the address a running store follows the promotion, and nothing that was
+// acknowledged is lost or doubled.
+func TestFailover(t *testing.T) {
+	primary := testserver.NewPostgreSQL(t)
+	dsn := primary.DSN(t)
+	if err := postgres.Migrate(t.Context(), dsn); err != nil {
+		t.Fatal(err)
+	}
+	standby := primary.Standby(t)
+	primary.Exec(t, `ALTER SYSTEM SET synchronous_standby_names = '*'`)
+	primary.Exec(t, `SELECT pg_reload_conf()`)
+	alone := strings.Replace(dsn, primary.Address(), standby.Address(), 1)
+	both := strings.Replace(dsn, primary.Address(), primary.Address()+","+standby.Address(), 1) + "&pool_max_conns=4"
+
+	_, err := postgres.Open(t.Context(), alone)
+	isAway(t, err, "the server is read-only: a standby")
+	s := opened(t, both)
+	acceptAll(t, s, 0, 5)
+	primary.Kill9(t)
+	poll(t, "the store to find only the standby", func() bool {
+		err := s.Ping(t.Context())
+		return err != nil && strings.Contains(err.Error(), "read-only")
+	})
+	_, err = s.Accept(t.Context(), storetest.Install(5, time.Now()))
+	isAway(t, err)
+	standby.Exec(t, `ALTER SYSTEM RESET synchronous_standby_names`) // nobody follows it
+	standby.Promote(t)
+	acceptAll(t, s, 5, 10)
+	eachOnce(t, database{alone + "&pool_max_conns=4"}, 10)
+}
+
+// Transactions that the server breaks off are made again, with a bound.
+func TestTransactionsAreRepeated(t *testing.T) {
+	const repetitions = 8
+	d := newDatabase(t)
+	s := opened(t, d.dsn)
+	must(t, d.Exec(t.Context(), `CREATE SEQUENCE tries; CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+		CREATE TRIGGER fail BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION fail()`))
+	taken := 0
+	for _, tt := range []struct {
+		name, code string
+		fails      int
+	}{
+		{"serialization failure", "40001", repetitions - 1},
+		{"deadlock", "40P01", repetitions - 1},
+		{"serialization failure without end", "40001", 1000},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			must(t, d.Exec(t.Context(), fmt.Sprintf(`ALTER SEQUENCE tries RESTART; CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				IF nextval('tries') <= %d THEN RAISE EXCEPTION 'broken off' USING ERRCODE = '%s'; END IF; RETURN NEW; END $$`, tt.fails, tt.code)))
+			_, err := s.Accept(t.Context(), storetest.Install(taken, time.Now()))
+			tries, counted := d.Value(t.Context(), `SELECT last_value FROM tries`)
+			must(t, counted)
+			if tries != repetitions {
+				t.Errorf("it was tried %d times", tries)
+			}
+			if tt.fails >= repetitions {
+				isAway(t, err, "broken off")
+			} else {
+				must(t, err)
+				taken++
+			}
+			eachOnce(t, d, taken)
+		})
+	}
+}
+
+// Where every transaction must be serializable, many that meet are broken off by the server; each order is one run all the same.
+func TestSerializable(t *testing.T) {
+	d := newDatabase(t)
+	must(t, d.do(t.Context(), func(conn *pgx.Conn) error {
+		var name string
+		err := conn.QueryRow(t.Context(), `SELECT current_database()`).Scan(&name)
+		if err == nil {
+			_, err = conn.Exec(t.Context(), `ALTER DATABASE `+name+` SET default_transaction_isolation = 'serializable'`)
+		}
+		return err
+	}))
+	const workers, each = 4, 20
+	var work sync.WaitGroup
+	for w := range workers {
+		s := opened(t, d.dsn)
+		work.Go(func() { acceptAll(t, s, w*each, (w+1)*each) })
+	}
+	work.Wait()
+	eachOnce(t, d, workers*each)
+}
+
+// A real deadlock: the server ends our transaction or the other one, and ours is made in any case.
+func TestDeadlock(t *testing.T) {
+	d := newDatabase(t)
+	s := opened(t, d.dsn+"&deadlock_timeout=1s")
+	acceptAll(t, s, 0, 2)
+	claims, err := s.Claim(t.Context(), orchestrator.Ask{Holder: "a", Limit: 2, Lease: time.Minute})
+	if err != nil || len(claims) != 2 {
+		t.Fatalf("%d claims, %v", len(claims), err)
+	}
+	for range 10 { // who is ended is for the server to choose
+		other, err := pgx.Connect(t.Context(), strings.TrimSuffix(d.dsn, "&pool_max_conns=4"))
+		must(t, err)
+		step := func(sql string, args ...any) error {
+			_, err := other.Exec(t.Context(), sql, args...)
+			return err
+		}
+		must(t, step(`SET deadlock_timeout = '20s'`))
+		must(t, step(`BEGIN`))
+		must(t, step(`SELECT 1 FROM runs WHERE id = $1 FOR UPDATE`, claims[1].Run.ID))
+		committed := make(chan []orchestrator.CommitResult, 1)
+		go func() {
+			committed <- s.Commit(context.WithoutCancel(t.Context()), []orchestrator.Commit{{Run: claims[0].Run}, {Run: claims[1].Run}})
+		}()
+		poll(t, "our transaction to wait for the other", func() bool {
+			n, err := d.Value(t.Context(), `SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT granted AND application_name = 'slipway'`)
+			return err == nil && n > 0
+		})
+		ended := step(`SELECT 1 FROM runs WHERE id = $1 FOR UPDATE`, claims[0].Run.ID) // waits for ours, and has ours ended
+		must(t, other.Close(t.Context()))                                              // rolls back
+		for _, result := range <-committed {
+			must(t, result.Err)
+		}
+		if ended == nil {
+			return // ours was the one, and has been made again
+		}
+	}
+	t.Error("our transaction was never the one that the server ended")
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A lock that somebody keeps: with a bound of the server's (lock_timeout), or with the call's own.
+func TestLockIsKept(t *testing.T) {
+	d := newDatabase(t)
+	patient, hasty := opened(t, d.dsn), opened(t, d.dsn+"&lock_timeout=100ms")
+	acceptAll(t, patient, 0, 1)
+	must(t, d.do(t.Context(), func(conn *pgx.Conn) error {
+		tx, err := conn.Begin(t.Context())
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(t.Context(), `LOCK TABLE orders IN ACCESS EXCLUSIVE MODE`); err != nil {
+			return err
+		}
+		a := storetest.Install(1, time.Now())
+		_, err = hasty.Accept(t.Context(), a)
+		isAway(t, err, "lock timeout")
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err = patient.Accept(ctx, a)
+		isAway(t, err)
+		return tx.Rollback(t.Context())
+	}))
+	acceptAll(t, hasty, 1, 2)
+	acceptAll(t, patient, 2, 3)
+	eachOnce(t, d, 3)
+}
+
+// A server that has no connection left for us is one that is away.
+func TestTooManyConnections(t *testing.T) {
+	d := newDatabase(t)
+	role := fmt.Sprintf("few_%d", time.Now().UnixNano())
+	var name string
+	must(t, d.do(t.Context(), func(conn *pgx.Conn) error {
+		return conn.QueryRow(t.Context(), `SELECT current_database()`).Scan(&name)
+	}))
+	must(t, d.Exec(t.Context(), `CREATE ROLE `+role+` LOGIN CONNECTION LIMIT 1`))
+	must(t, d.Exec(t.Context(), `GRANT ALL ON ALL TABLES IN SCHEMA public TO `+role+`; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO `+role))
+	t.Cleanup(func() {
+		ctx := context.WithoutCancel(t.Context())
+		must(t, d.Exec(ctx, `DROP OWNED BY `+role+`; DROP ROLE `+role))
+	})
+	few := strings.Replace(d.dsn, "postgres@", role+"@", 1)
+	plain := strings.TrimSuffix(few, "&pool_max_conns=4")
+	occupant, err := pgx.Connect(t.Context(), plain)
+	must(t, err)
+	_, err = postgres.Open(t.Context(), few)
+	isAway(t, err, "too many connections")
+	must(t, occupant.Close(t.Context()))
+
+	var s *sqlstore.Store
+	poll(t, "the place to be free", func() bool {
+		var err error
+		s, err = postgres.Open(t.Context(), plain+"&pool_max_conns=1")
+		return err == nil
+	})
+	t.Cleanup(func() { _ = s.Close() })
+	acceptAll(t, s, 0, 1)
+	poll(t, "somebody else to have our place", func() bool {
+		must(t, d.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '`+role+`'`))
+		occupant, err = pgx.Connect(t.Context(), plain)
+		return err == nil
+	})
+	_, err = s.Accept(t.Context(), storetest.Install(1, time.Now()))
+	isAway(t, err)
+	_, err = s.Accept(t.Context(), storetest.Install(1, time.Now()))
+	isAway(t, err, "too many connections")
+	must(t, occupant.Close(t.Context()))
+	acceptAll(t, s, 1, 2)
+	eachOnce(t, d, 2)
+}
+
+// The database's disk is full: what was not written is refused, what is read is answered, and all goes on once there is room.
+func TestDiskFull(t *testing.T) {
+	server := testserver.NewSmallPostgreSQL(t, 24)
+	d := database{server.DSN(t) + "&pool_max_conns=4"}
+	must(t, postgres.Migrate(t.Context(), strings.TrimSuffix(d.dsn, "&pool_max_conns=4")))
+	s := opened(t, d.dsn)
+	acceptAll(t, s, 0, 1)
+	must(t, d.Exec(t.Context(), `CREATE TABLE filler (bytes text)`))
+	must(t, d.Exec(t.Context(), `ALTER TABLE filler ALTER bytes SET STORAGE EXTERNAL`))
+	var full error
+	for range 1000 {
+		if full = d.Exec(t.Context(), `INSERT INTO filler SELECT repeat('x', 100000) FROM generate_series(1, 10)`); full != nil {
+			break
+		}
+	}
+	if full == nil || !strings.Contains(full.Error(), "No space left on device") {
+		t.Fatalf("the disk does not get full: %v", full)
+	}
+	taken := 1
+	var refused error
+	for ; refused == nil; taken++ { // the tables' last pages have some room
+		if taken == 1000 {
+			t.Fatal("orders are taken on a disk that is full")
+		}
+		if _, refused = s.Accept(t.Context(), storetest.Install(taken, time.Now())); refused != nil {
+			break
+		}
+	}
+	isAway(t, refused, "No space left on device")
+	if machines, err := s.Machines(t.Context()); err != nil || len(machines) != taken {
+		t.Errorf("%d machines of %d orders are read: %v", len(machines), taken, err)
+	}
+	eachOnce(t, d, taken)
+	must(t, d.Exec(t.Context(), `DROP TABLE filler`))
+	acceptAll(t, s, taken, taken+5)
+	eachOnce(t, d, taken+5)
+}
+
+// What keeps two machines from one address must be there and work, or nothing starts.
+func TestSchemaIsNotWhole(t *testing.T) {
+	d := newDatabase(t)
+	for name, change := range map[string][2]string{ // and back
+		"trigger host_room":    {`ALTER TABLE hosts DISABLE TRIGGER host_room`, `ALTER TABLE hosts ENABLE TRIGGER host_room`},
+		"index run_active":     {`ALTER INDEX run_active RENAME TO x`, `ALTER INDEX x RENAME TO run_active`},
+		"constraint run_lease": {`ALTER TABLE runs RENAME CONSTRAINT run_lease TO x`, `ALTER TABLE runs RENAME CONSTRAINT x TO run_lease`},
+		"table pools":          {`ALTER TABLE pools RENAME TO x`, `ALTER TABLE x RENAME TO pools`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			must(t, d.Exec(t.Context(), change[0]))
+			_, err := postgres.Open(t.Context(), d.dsn)
+			if orchestrator.KindOf(err) != orchestrator.Permanent || !strings.Contains(err.Error(), "lacks "+name+";") {
+				t.Errorf("answered %v", err)
+			}
+			must(t, d.Exec(t.Context(), change[1]))
+		})
+	}
+	opened(t, d.dsn)
+}
+
+// A schema that a newer version has made is told from a server that is away.
+func TestSchemaIsNewer(t *testing.T) {
+	d := newDatabase(t)
+	must(t, d.Exec(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, true)`))
+	for name, err := range map[string]error{
+		"open":    func() error { _, err := postgres.Open(t.Context(), d.dsn); return err }(),
+		"migrate": postgres.Migrate(t.Context(), strings.TrimSuffix(d.dsn, "&pool_max_conns=4")),
+	} {
+		if orchestrator.KindOf(err) != orchestrator.Permanent || errors.Is(err, orchestrator.ErrStoreAway) || !strings.Contains(err.Error(), "run a newer slipway") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -44,6 +44,12 @@ func isBusy(err error) bool {
 	return errors.As(err, &failure) && failure.Code()&0xff == lib.SQLITE_BUSY
 }
 
+// isDamaged reports that the file's contents are not those of a whole database.
+func isDamaged(err error) bool {
+	var failure *driversqlite.Error
+	return errors.As(err, &failure) && (failure.Code()&0xff == lib.SQLITE_CORRUPT || failure.Code()&0xff == lib.SQLITE_NOTADB)
+}
+
 // Fault implements sqlstore.DB.
 func (db *database) Fault(err error) sqlstore.Fault { return fault(err) }
 

@@ -46,10 +46,7 @@ func Open(ctx context.Context, path string) (*sqlstore.Store, error) {
 	}
 	db.read.SetMaxOpenConns(readers)
 	if err := schema.Check(ctx, schema.SQLite, db.write); err != nil {
-		if db.Fault(err).Away {
-			err = orchestrator.Errorf("store.Open", orchestrator.Transient, "open %s: %w: %w", path, orchestrator.ErrStoreAway, err)
-		}
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(unopened("store.Open", path, err), db.Close())
 	}
 	db.writer <- &connection{}
 	return sqlstore.New(db, 0), nil
@@ -76,7 +73,21 @@ func Migrate(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	return errors.Join(schema.Up(ctx, schema.SQLite, db), db.Close())
+	return errors.Join(unopened("store.Migrate", path, schema.Up(ctx, schema.SQLite, db)), db.Close())
+}
+
+// unopened names an error of opening; what is wrong with the schema has been named.
+func unopened(op, path string, err error) error {
+	var known *orchestrator.Error
+	switch {
+	case err == nil, errors.As(err, &known):
+		return err
+	case isDamaged(err):
+		return orchestrator.Errorf(op, orchestrator.Permanent, "%s is damaged or is no database: restore it from a backup, or name another file in `database`: %w", path, err)
+	case fault(err).Away:
+		return orchestrator.Errorf(op, orchestrator.Transient, "%w: %s: %w", orchestrator.ErrStoreAway, path, err)
+	}
+	return fmt.Errorf("%s: %w", path, err)
 }
 
 func open(path string, busy time.Duration, readOnly bool) (*sql.DB, error) {

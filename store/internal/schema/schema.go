@@ -23,23 +23,26 @@ const (
 	Postgres = goose.DialectPostgres
 )
 
+func filesOf(dialect Dialect) (fs.FS, error) {
+	if dialect == Postgres {
+		return fs.Sub(migrations.Postgres, "postgres")
+	}
+	return fs.Sub(migrations.SQLite, "sqlite")
+}
+
 func provider(dialect Dialect, db *sql.DB) (*goose.Provider, error) {
 	var options []goose.ProviderOption
-	files, err := fs.Sub(migrations.SQLite, "sqlite")
+	files, err := filesOf(dialect)
+	if err != nil {
+		return nil, err
+	}
 	if dialect == Postgres {
-		files, err = fs.Sub(migrations.Postgres, "postgres")
-		if err != nil {
-			return nil, err
-		}
 		// Several serve processes may start at once: one migrates, the others wait for it.
 		locker, err := lock.NewPostgresSessionLocker()
 		if err != nil {
 			return nil, err
 		}
 		options = append(options, goose.WithSessionLocker(locker))
-	}
-	if err != nil {
-		return nil, err
 	}
 	return goose.NewProvider(dialect, db, files, options...)
 }
@@ -57,7 +60,7 @@ func Up(ctx context.Context, dialect Dialect, db *sql.DB) error {
 	return err
 }
 
-// Check refuses a database whose schema is not the program's own.
+// Check refuses a database whose schema is not the program's own, or not whole.
 func Check(ctx context.Context, dialect Dialect, db *sql.DB) error {
 	p, err := provider(dialect, db)
 	if err != nil {
@@ -73,7 +76,11 @@ func Check(ctx context.Context, dialect Dialect, db *sql.DB) error {
 	if current < target {
 		return orchestrator.Errorf("store.Open", orchestrator.Permanent, "the database's schema is at version %d, this slipway needs %d: run `slipway migrate`", current, target)
 	}
-	return nil
+	files, err := filesOf(dialect)
+	if err != nil {
+		return err
+	}
+	return guarded(ctx, dialect, files, db)
 }
 
 func notNewer(ctx context.Context, p *goose.Provider) error {
