@@ -86,7 +86,7 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 				return "", err
 			}
 			note, err := checkSecrets(ctx, cfg, s, log)
-			return note, errors.Join(err, s.Close())
+			return note, errors.Join(err, fit(ctx, cfg, s), s.Close())
 		}},
 		{"queue", func(ctx context.Context) (string, error) { return checkQueue(ctx, cfg, log) }},
 	}

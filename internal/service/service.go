@@ -125,12 +125,8 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	if s.Store, err = store.Open(ctx, dsn); err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	if err := joinVault(ctx, s.Store, s.vault, s.holder, o.Log); err != nil {
-		return nil, err
-	}
-	desired, members := cfg.DomainGroups()
-	if err := s.Store.SyncGroups(ctx, desired, members); err != nil {
-		return nil, fmt.Errorf("groups: %w", err)
+	if err := fit(ctx, cfg, s.Store); err != nil {
+		return nil, fmt.Errorf("what is stored does not fit: %w", err)
 	}
 	if s.Queue == nil {
 		if s.Queue, err = openQueue(cfg, s.Store, o.Log); err != nil {
@@ -167,6 +163,16 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	s.Processes = map[string]*orchestrator.Process{}
 	for _, p := range processes {
 		s.Processes[p.Name] = p
+	}
+	if err := knows(ctx, s.Processes, s.Store); err != nil {
+		return nil, err
+	}
+	if err := joinVault(ctx, s.Store, s.vault, s.holder, o.Log); err != nil {
+		return nil, err
+	}
+	desired, members := cfg.DomainGroups()
+	if err := s.Store.SyncGroups(ctx, desired, members); err != nil {
+		return nil, fmt.Errorf("groups: %w", err)
 	}
 	s.committer = driver.NewCommitter(s.Store)
 	s.gate = &driver.Gate{Store: s.Store}
