@@ -37,7 +37,7 @@ type Hypervisor interface {
 	NameMachine(ctx context.Context, ref MachineRef, name string) error
 	// RemoveStrays removes the VMs that attempts made and nobody needs: an effect that came too late. settled are the machines that no run is
 	// at work on, with the uuid of their VM, "" for one that is absent. VMs of other machines are left, and so are those that are not halted
-	// and idle. It returns how many it removed, also beside an error.
+	// and idle, and those of a machine whose own VM is not there: they may have taken its place. It returns how many it removed, also beside an error.
 	RemoveStrays(ctx context.Context, pool string, settled map[string]string) (int, error)
 	// ObserveTask tells how a task stands. TaskGone means that the outcome is unknown: look at the object.
 	ObserveTask(ctx context.Context, pool, task string) (Task, error)

@@ -19,7 +19,9 @@ func strays(t *testing.T, b *bundle) {
 	running, _ := b.create(t, b.spec(4, 1))
 	task, err := b.Hypervisor.StartMachine(ctx, running, b.host)
 	b.succeed(t, task, err)
-	settled := map[string]string{ready.Machine: ref.VM, gone.Machine: "", running.Machine: ""}
+	replaced := b.spec(5, 1)
+	b.clone(t, replaced) // the VM that is recorded of it is not there
+	settled := map[string]string{ready.Machine: ref.VM, gone.Machine: "", running.Machine: "", replaced.Machine: "00000000-0000-4000-8000-000000000001"}
 	for round, want := range []int{2, 0} {
 		if n, err := b.Hypervisor.RemoveStrays(ctx, b.Pool, settled); n != want || err != nil {
 			t.Errorf("round %d: %d removed, %v; want %d", round, n, err, want)
@@ -31,6 +33,9 @@ func strays(t *testing.T, b *bundle) {
 	b.gone(t, gone.MachineRef)
 	if _, err := b.Hypervisor.FindMachine(ctx, orchestrator.MachineRef{Pool: b.Pool, Machine: unknown.Machine, LookOnly: true}); errors.Is(err, orchestrator.ErrNotFound) {
 		t.Error("the VM of a machine that nobody vouched for was removed")
+	}
+	if _, err := b.Hypervisor.FindMachine(ctx, orchestrator.MachineRef{Pool: b.Pool, Machine: replaced.Machine, LookOnly: true}); errors.Is(err, orchestrator.ErrNotFound) {
+		t.Error("the VM of a machine whose recorded VM is not there was removed")
 	}
 	if vm := b.find(t, running); vm.Power != "running" {
 		t.Error("a running VM was touched")

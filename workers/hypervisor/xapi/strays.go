@@ -17,6 +17,10 @@ func (b *Backend) RemoveStrays(ctx context.Context, poolID string, settled map[s
 	if err != nil {
 		return 0, err
 	}
+	there := map[string]bool{}
+	for _, rec := range vms {
+		there[rec.UUID] = true
+	}
 	n := 0
 	var errs []error
 	for _, ref := range slices.Sorted(maps.Keys(vms)) {
@@ -25,6 +29,9 @@ func (b *Backend) RemoveStrays(ctx context.Context, poolID string, settled map[s
 		kept, known := settled[machine]
 		t, tagged, ok := rec.belongsTo(machine)
 		if !ok || !known || rec.UUID == kept {
+			continue
+		}
+		if kept != "" && !there[kept] { // this may be the machine itself, which took the place of the one that is recorded
 			continue
 		}
 		removed, err := p.removeExtra(ctx, candidate{ref, rec, t, tagged})
