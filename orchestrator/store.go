@@ -249,6 +249,8 @@ type Operators interface {
 	// SyncPool records what a pool has; hosts and storage that are no longer there take nothing new.
 	SyncPool(ctx context.Context, inv Inventory) error
 	Ledger(ctx context.Context) (*Ledger, error)
+	// Books reads all that an audit holds against the world, in one transaction.
+	Books(ctx context.Context) (Books, error)
 	// PutAddress marks an address as foreign; DropAddress takes that mark away. Neither touches an address of ours.
 	PutAddress(ctx context.Context, a AddressRecord, actor, reason string) error
 	DropAddress(ctx context.Context, pool string, a netip.Addr, actor, reason string) error

@@ -57,6 +57,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Cancel":      cancel,
 		"Repair":      repair,
 		"Foreign":     foreign,
+		"Books":       books,
 		"Import":      importing,
 		"Passes":      passes,
 		"History":     history,
