@@ -15,9 +15,10 @@ import (
 	"slipway/orchestrator"
 )
 
-// auditCmd looks back.
+// auditCmd looks at the site as it is, or back.
 type auditCmd struct {
-	Log auditLogCmd `cmd:"" help:"What operators did: list, and verify that no line was changed or removed."`
+	Site auditSiteCmd `cmd:"" default:"withargs" help:"What is leaked, strange, different, missing or newer than the database, whose it is and the command that puts it right; the ledger."`
+	Log  auditLogCmd  `cmd:"" help:"What operators did: list, and verify that no line was changed or removed."`
 }
 
 type auditLogCmd struct {

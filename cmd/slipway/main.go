@@ -68,6 +68,7 @@ type cli struct {
 	Appliance applianceCmd `cmd:"" help:"Appliances as they are: scan for what is not slipway's."`
 
 	Group       groupCmd       `cmd:"" help:"Appliance groups: list, resume a halted member, approve a shrink."`
+	Audit       auditCmd       `cmd:"" help:"Hold the database against pools and appliances, and put right what is safe; what operators did, and whether that record is whole."`
 	Plan        planCmd        `cmd:"" help:"Show what would change on the appliances against what is live, and what pools have that nobody knows; touch nothing."`
 	Apply       applyCmd       `cmd:"" help:"Apply exactly what a plan showed, by its hash, or refuse."`
 	Maintenance maintenanceCmd `cmd:"" help:"Pools, groups and members that somebody works on: on, off, list."`
@@ -76,7 +77,6 @@ type cli struct {
 	Undrain     undrainCmd     `cmd:"" help:"Make a drained worker work again."`
 
 	Console consoleCmd `cmd:"" help:"Machines' screens: open one in a browser, revoke, serve."`
-	Audit   auditCmd   `cmd:"" help:"Look back: what operators did, and whether that record is whole."`
 	Dead    deadCmd    `cmd:"" help:"Orders that were refused: list, show, requeue, drop."`
 	Graph   graphCmd   `cmd:"" help:"Draw a process as Mermaid."`
 	Schema  schemaCmd  `cmd:"" help:"Print the JSON Schema of a message."`

@@ -57,6 +57,9 @@ type PoolFinding struct {
 	Machine string `json:"machine,omitempty"`
 	Object  string `json:"object,omitempty"` // "VM UUID" or "disk UUID"
 	Problem string `json:"problem"`
+	Kind    string `json:"kind,omitempty"`   // of a Finding; "" when the pool could not be read
+	Repair  string `json:"repair,omitempty"` // the command that puts it right
+	Safe    bool   `json:"-"`
 }
 
 // ApplyPlan asks for what a plan showed. Without Yes nothing is done.

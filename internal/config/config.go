@@ -40,6 +40,7 @@ type Config struct {
 	// Lease is how long a worker that died keeps its runs from the others; default 1m.
 	Lease      time.Duration `yaml:"lease"`
 	Notify     Notify        `yaml:"notify"`
+	Audit      Audit         `yaml:"audit"`
 	Console    Console       `yaml:"console"`
 	Monitoring Monitoring    `yaml:"monitoring"`
 	IPAM       []IPAM        `yaml:"ipam"`
@@ -60,6 +61,11 @@ type Queue struct {
 type Notify struct {
 	Webhook string   `yaml:"webhook"` // POSTed the parked event
 	Command []string `yaml:"command"` // run with the parked event on its standard input, no shell
+}
+
+// Audit is how often the database is held against pools and appliances.
+type Audit struct {
+	Every time.Duration `yaml:"every"` // default 15m; below 0 is never
 }
 
 // IPAM is a service of somebody else's that gives out the addresses of the pools that name it.
@@ -286,6 +292,9 @@ func (c *Config) defaults() {
 	}
 	if c.Workers == 0 {
 		c.Workers = 64
+	}
+	if c.Audit.Every == 0 {
+		c.Audit.Every = 15 * time.Minute
 	}
 	if c.Lease == 0 {
 		c.Lease = time.Minute

@@ -66,6 +66,9 @@ func (c *Config) Validate() error {
 	if c.Quarantine < 0 {
 		add("quarantine", "is negative", "use 24h, or at least 1s")
 	}
+	if c.Audit.Every > 0 && c.Audit.Every < time.Minute {
+		add("audit.every", fmt.Sprintf("%s is too often: an audit reads everything there is", c.Audit.Every), "use 15m, at least 1m, or -1s for never")
+	}
 	if c.Notify.Webhook != "" {
 		// The address often is a secret itself and is not repeated.
 		if u, err := url.Parse(c.Notify.Webhook); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {

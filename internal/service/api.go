@@ -156,6 +156,8 @@ func (s *Service) routes() http.Handler {
 	handle("POST /v1/maintenance", s.postMaintenance)
 	handle("GET /v1/workers", s.getWorkers)
 	handle("POST /v1/workers/drain", s.postDrain)
+	handle("GET /v1/audit", s.getAudit)
+	handle("POST /v1/audit/repair", s.postRepair)
 	handle("GET /v1/plan", s.getPlan)
 	handle("POST /v1/plan/apply", s.postApplyPlan)
 	handle("POST /v1/groups/{group}/members/{member}/resume", s.postResume)

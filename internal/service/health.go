@@ -18,7 +18,7 @@ func (s *Service) serveHealth(ctx context.Context) error {
 		return err
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{s})
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{s}, s.auditor)
 	if s.console != nil {
 		registry.MustRegister(s.console.Collectors()...)
 	}

@@ -16,7 +16,7 @@ import (
 	"slipway/orchestrator"
 )
 
-// notifier tells operators of runs that park: a webhook, a command, or nobody. A notice that cannot be delivered in three tries is
+// notifier tells operators of runs that park and of what an audit finds: a webhook, a command, or nobody. A notice that cannot be delivered in three tries is
 // dropped and logged: the run stays parked and listed whatever happens here.
 type notifier struct {
 	cfg    config.Notify
@@ -28,8 +28,8 @@ func newNotifier(cfg config.Notify, log *slog.Logger) *notifier {
 	return &notifier{cfg: cfg, log: log, events: make(chan orchestrator.Event, 1000)}
 }
 
-// parked never blocks.
-func (n *notifier) parked(e orchestrator.Event) {
+// tell never blocks.
+func (n *notifier) tell(e orchestrator.Event) {
 	if n.cfg.Webhook == "" && len(n.cfg.Command) == 0 {
 		return
 	}

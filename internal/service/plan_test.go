@@ -42,8 +42,8 @@ func TestPoolFindings(t *testing.T) {
 		change(&vm)
 		return tagged{vms: []taggedVM{vm}}
 	}
-	finding := func(object, problem string) []api.PoolFinding {
-		return []api.PoolFinding{{Pool: "a", Machine: "m", Object: object, Problem: problem}}
+	finding := func(kind, object, problem string) []api.PoolFinding {
+		return []api.PoolFinding{{Pool: "a", Machine: "m", Object: object, Problem: problem, Kind: kind}}
 	}
 	for name, tc := range map[string]struct {
 		there   tagged
@@ -52,25 +52,32 @@ func TestPoolFindings(t *testing.T) {
 		want    []api.PoolFinding
 	}{
 		"as it should be": {tagged{vms: []taggedVM{good}}, new(machine(orchestrator.Present, "a")), false, nil},
-		"nobody's":        {tagged{vms: []taggedVM{good}}, nil, false, finding("VM vm", "carries the tag of a machine that the database does not know")},
+		"nobody's":        {tagged{vms: []taggedVM{good}}, nil, false, finding("newer", "VM vm", "carries the tag of a machine that the database does not know")},
 		"under way":       {tagged{vms: []taggedVM{good}}, nil, true, nil},
-		"gone":            {tagged{vms: []taggedVM{good}}, new(machine(orchestrator.Absent, "a")), false, finding("VM vm", "is there, and its machine is gone by the database")},
-		"another pool":    {tagged{vms: []taggedVM{good}}, new(machine(orchestrator.Present, "b")), false, finding("VM vm", `is in this pool, and its machine is placed in "b"`)},
-		"missing":         {tagged{}, new(machine(orchestrator.Present, "a")), false, finding("VM vm", "should be there and is not")},
+		"gone":            {tagged{vms: []taggedVM{good}}, new(machine(orchestrator.Absent, "a")), false, finding("leak", "VM vm", "is there, and its machine is gone by the database")},
+		"another pool":    {tagged{vms: []taggedVM{good}}, new(machine(orchestrator.Present, "b")), false, finding("drift", "VM vm", `is in this pool, and its machine is placed in "b"`)},
+		"missing":         {tagged{}, new(machine(orchestrator.Present, "a")), false, finding("missing", "VM vm", "should be there and is not")},
 		"never made":      {tagged{}, new(machine(orchestrator.Planned, "a")), false, nil},
-		"twice":           {tagged{vms: []taggedVM{good, {uuid: "vm2", machine: "m"}}}, new(machine(orchestrator.Present, "a")), false, finding("VM vm2", "is a second VM of its machine, beside vm")},
-		"another VM":      {with(func(v *taggedVM) { v.uuid = "other" }), new(machine(orchestrator.Present, "a")), false, finding("VM other", "is not the VM vm that the database has")},
-		"memory":          {with(func(v *taggedVM) { v.memoryMiB = 512 }), new(machine(orchestrator.Present, "a")), false, finding("VM vm", "has 512 MiB and 2 vCPUs; its plan has 1024 and 2")},
+		"twice":           {tagged{vms: []taggedVM{good, {uuid: "vm2", machine: "m"}}}, new(machine(orchestrator.Present, "a")), false, finding("leak", "VM vm2", "is a second VM of its machine, beside vm")},
+		"another VM":      {with(func(v *taggedVM) { v.uuid = "other" }), new(machine(orchestrator.Present, "a")), false, finding("drift", "VM other", "is not the VM vm that the database has")},
+		"memory":          {with(func(v *taggedVM) { v.memoryMiB = 512 }), new(machine(orchestrator.Present, "a")), false, finding("drift", "VM vm", "has 512 MiB and 2 vCPUs; its plan has 1024 and 2")},
 		"a second interface": {with(func(v *taggedVM) { v.macs = append(v.macs, "x") }), new(machine(orchestrator.Present, "a")), false,
-			finding("VM vm", "has interfaces [02:16:3e:00:00:01 x]; it should have 02:16:3e:00:00:01 alone")},
-		"a disk": {tagged{disks: []taggedDisk{{"d", "m"}}}, nil, false, finding("disk d", "hangs at no VM; its machine is not known to the database")},
+			finding("drift", "VM vm", "has interfaces [02:16:3e:00:00:01 x]; it should have 02:16:3e:00:00:01 alone")},
+		"a disk": {tagged{disks: []taggedDisk{{"d", "m"}}}, nil, false, finding("newer", "disk d", "hangs at no VM; its machine is not known to the database")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			machines := map[string]orchestrator.Machine{}
 			if tc.machine != nil {
 				machines["m"] = *tc.machine
 			}
-			if diff := cmp.Diff(tc.want, tc.there.compare("a", machines, map[string]bool{"m": tc.busy})); diff != "" {
+			got := tc.there.compare("a", machines, map[string]bool{"m": tc.busy})
+			for i := range got {
+				if got[i].Repair == "" {
+					t.Errorf("no command for %+v", got[i])
+				}
+				got[i].Repair = ""
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Error(diff)
 			}
 		})

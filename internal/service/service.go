@@ -73,6 +73,7 @@ type Service struct {
 	controller *appliance.Controller
 	publisher  *outbox.Publisher
 	notifier   *notifier
+	auditor    *auditor
 	console    *gateway.Gateway // nil when there is none
 	vault      *vault.Vault
 	past       past
@@ -191,7 +192,8 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	}
 	s.controller = appliance.New(appliance.Config{Store: s.Store, Groups: groups, Holder: s.holder, Log: o.Log, Woken: s.driver.Nudge, Lease: short})
 	s.notifier = newNotifier(cfg.Notify, o.Log)
-	s.publisher = outbox.New(outbox.Config{Store: s.Store, Publish: s.publish, Parked: s.notifier.parked, Holder: s.holder, Log: o.Log, Lease: short})
+	s.auditor = &auditor{service: s}
+	s.publisher = outbox.New(outbox.Config{Store: s.Store, Publish: s.publish, Parked: s.notifier.tell, Holder: s.holder, Log: o.Log, Lease: short})
 	var consoles intake.Consoles // stays nil without a gateway
 	if s.console != nil {
 		consoles = s.console
@@ -278,6 +280,7 @@ func (s *Service) Run(ctx context.Context) error {
 	onDuty(s.publisher.Run)
 	onDuty(s.housekeep)
 	onDuty(s.sweepAddresses)
+	onDuty(func(ctx context.Context) { s.auditor.run(ctx, s.Config.Audit.Every) })
 	serving.Go(func() { s.notifier.run(ctx) })
 	serving.Go(func() {
 		fail("queue", s.duty.during(ctx, func(ctx context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
@@ -37,7 +38,11 @@ func (a *Agent) Apply(ctx context.Context, req apply.Request) apply.Answer {
 		j.notes = slices.Insert(j.notes, 0, answer.Message)
 	}
 	answer.Message = clean(strings.Join(j.notes, "; "))
-	a.log.Info("apply", "unit", req.Unit, "fence", req.Fence, "asked", req.Generation, "code", string(answer.Code),
+	level := slog.LevelInfo
+	if req.ReadOnly { // asked by every plan and audit
+		level = slog.LevelDebug
+	}
+	a.log.Log(ctx, level, "apply", "unit", req.Unit, "fence", req.Fence, "asked", req.Generation, "code", string(answer.Code),
 		"generation", answer.Generation, "rows", answer.Rows, "reloaded", answer.Reloaded, "message", answer.Message)
 	return answer
 }
