@@ -130,6 +130,7 @@ type simXapiCmd struct {
 	Seed     uint64 `help:"Seed of everything that is chance." default:"1"`
 	Faults   string `help:"JSON file with faults to inject." type:"path"`
 	Latency  string `help:"real waits like a real toolstack." enum:"real,none" default:"none"`
+	State    string `help:"File that keeps the pool when the simulator is killed; without it nothing is kept." type:"path"`
 
 	Guests string            `help:"qemu boots every VM that is started; none keeps books only." enum:"qemu,none" default:"none"`
 	Image  map[string]string `help:"With qemu: a template for each NAME=FOLDER, a folder as scripts/guest-image.sh makes it."`
@@ -138,7 +139,7 @@ type simXapiCmd struct {
 
 func (c simXapiCmd) Run(e *env) (err error) {
 	opts := xapi.Options{Listen: c.Listen, User: c.User, Password: orchestrator.NewSecret(c.Password), TLS: c.TLS,
-		Hosts: c.Hosts, Seed: c.Seed, Faults: c.Faults, Latency: c.Latency, Logger: e.log}
+		Hosts: c.Hosts, Seed: c.Seed, Faults: c.Faults, Latency: c.Latency, State: c.State, Logger: e.log}
 	if c.Guests == "qemu" {
 		if len(c.Image) == 0 {
 			return hinted{error: errors.New("--guests qemu: there is no image to boot"), next: "slipway sim xapi --guests qemu --image lab=$(scripts/guest-image.sh lab) ...", code: exitUsage}

@@ -17,7 +17,7 @@
 // # For tests
 //
 // [Server.Hold] stops an operation in its middle, [Server.SetDelay] makes it slow, [Server.AddFault] makes it fail or loses its answer,
-// [Server.Restart] and [Server.ExpireSessions] take sessions and tasks away, [Server.Calls] and [Server.Sessions] count what a client did.
+// [Server.Restart] and [Server.ExpireSessions] take sessions and tasks away, Config.State keeps a pool whose process is killed, [Server.Calls] and [Server.Sessions] count what a client did.
 // Guests are attached by Config.OnPower, and report their addresses by Config.GuestAddress or [Server.ReportGuest].
 //
 // # Layout

@@ -26,6 +26,7 @@ type Options struct {
 	Seed     uint64
 	Faults   string // file, "" for none
 	Latency  string // real or none
+	State    string // as in Config; with TLS the certificate is kept beside it, with .pem at the end
 	Logger   *slog.Logger
 
 	Guests    Guests     // as in Config
@@ -42,7 +43,7 @@ func Main(ctx context.Context, opts Options, stdout io.Writer) error {
 		return fmt.Errorf("listen: %w: want HOST:PORT such as 127.0.0.1:8443", err)
 	}
 	cfg := Config{
-		User: opts.User, Password: opts.Password, Hosts: opts.Hosts, Seed: opts.Seed, Latency: Latency(opts.Latency), Logger: opts.Logger,
+		User: opts.User, Password: opts.Password, Hosts: opts.Hosts, Seed: opts.Seed, Latency: Latency(opts.Latency), Logger: opts.Logger, State: opts.State,
 		HostAddress: host, SameAddress: !loopback4(host), SharedSR: true,
 		OnPower: opts.OnPower, GuestAddress: opts.GuestAddress, Guests: opts.Guests, Templates: opts.Templates,
 	}
@@ -55,6 +56,9 @@ func Main(ctx context.Context, opts Options, stdout io.Writer) error {
 	var pin string
 	if opts.TLS {
 		made, p, err := SelfSigned(host)
+		if opts.State != "" {
+			made, p, err = KeptCertificate(opts.State+".pem", host)
+		}
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,13 @@ func (s *Server) Restart() {
 	for _, t := range s.db.all("task") {
 		s.db.destroy(t)
 	}
+	s.interrupted()
+	s.ended()
+	s.unlock()
+}
+
+// interrupted ends the operations that objects are in, and disables the hosts. The lock is held.
+func (s *Server) interrupted() {
 	for _, name := range []string{"VM", "VDI", "VBD", "VIF", "SR"} {
 		for _, o := range s.db.all(name) {
 			if len(o.dict("current_operations")) > 0 {
@@ -25,8 +32,6 @@ func (s *Server) Restart() {
 	for _, h := range s.hosts {
 		s.db.set(h, "enabled", false)
 	}
-	s.ended()
-	s.unlock()
 }
 
 // EnableHosts ends the time after a Restart in which no VM can start.

@@ -35,6 +35,10 @@ type Config struct {
 	Faults   []Fault // injected from the start; see AddFault
 	Logger   *slog.Logger
 	Now      func() time.Time // nil is time.Now
+	// State is a file that keeps the pool over the death of its process; "" keeps nothing. A server that finds one goes on with its pool, as a
+	// toolstack does that was killed: see Restart, whose hosts are enabled again after a second here. The rest of the configuration must be the
+	// same. OnPower is told how each VM stands before anything else.
+	State string
 
 	HostMemory     int64      // bytes per host; 0 is 256 GiB
 	HostCPUs       int64      // physical CPUs per host; 0 is 32
@@ -117,6 +121,7 @@ type Server struct {
 
 	guests guestBook
 	power  powerQueue
+	state  *stateFile // nil: nothing is kept. Guarded by mu.
 
 	base   context.Context // ends with Close
 	cancel context.CancelFunc
@@ -157,15 +162,15 @@ func New(cfg Config) (*Server, error) {
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.operations, s.stopOperations = context.WithCancel(s.base)
 	s.guests = guestBook{addresses: map[string]string{}, booted: make(chan struct{}, 1)}
-	s.mu.Lock()
-	s.seed()
-	clear(s.db.dirty)
-	s.mu.Unlock()
+	s.power.init(cfg.OnPower)
+	if err := s.begin(); err != nil {
+		s.cancel()
+		return nil, fmt.Errorf("xapi simulator: state: %w", err)
+	}
 	if err := s.openGuests(); err != nil {
 		s.cancel()
 		return nil, err
 	}
-	s.power.init(cfg.OnPower)
 	s.goWork(func() { s.power.run(s.base) })
 	if cfg.GuestAddress != nil {
 		s.goWork(s.watchGuests)
@@ -179,6 +184,9 @@ func (c *Config) fill() error {
 	}
 	if c.User == "" {
 		c.User = "root"
+	}
+	if c.State != "" && c.Guests != nil {
+		return errors.New("xapi simulator: state: guests that run for real end with the simulator: choose one of the two")
 	}
 	if c.Hosts == 0 {
 		c.Hosts = 1
@@ -223,6 +231,18 @@ func (c *Config) fill() error {
 	return nil
 }
 
+// begin makes the pool, or takes up the one that was kept.
+func (s *Server) begin() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer clear(s.db.dirty)
+	if s.cfg.State == "" {
+		s.seed()
+		return nil
+	}
+	return s.resume(s.cfg.State)
+}
+
 // Close ends every waiting call and background work, and waits for it.
 func (s *Server) Close() {
 	s.closing.Lock()
@@ -231,6 +251,12 @@ func (s *Server) Close() {
 	s.work.Wait()
 	if s.cfg.Guests != nil {
 		s.cfg.Guests.Close()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != nil {
+		_ = s.state.file.Close() // every line was written when it was made
+		s.state = nil
 	}
 }
 
@@ -275,9 +301,15 @@ func (s *Server) serve(ctx context.Context, ln net.Listener, cert *tls.Certifica
 	return err
 }
 
-// unlock lets event.from see what changed, then frees the lock.
+// unlock keeps what changed, lets event.from see it, then frees the lock.
 func (s *Server) unlock() {
 	if len(s.db.dirty) > 0 {
+		if s.state != nil {
+			if err := s.keep(); err != nil { // nothing more is answered that could be forgotten
+				s.log.Error("the pool's state cannot be kept", "error", err)
+				s.cancel()
+			}
+		}
 		for w := range s.waiters {
 			if w.wants(s.db.dirty) {
 				select {

@@ -9,8 +9,12 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
 	"math/big"
 	"net"
+	"os"
 	"time"
 )
 
@@ -41,6 +45,34 @@ func SelfSigned(names ...string) (cert tls.Certificate, pin string, err error) {
 	if err != nil {
 		return cert, "", err
 	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pinOf(der), nil
+}
+
+func pinOf(der []byte) string {
 	sum := sha256.Sum256(der)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, hex.EncodeToString(sum[:]), nil
+	return hex.EncodeToString(sum[:])
+}
+
+// KeptCertificate is the certificate and key that a PEM file has, or SelfSigned's once it has been written there.
+func KeptCertificate(path string, names ...string) (cert tls.Certificate, pin string, err error) {
+	text, err := os.ReadFile(path)
+	if err == nil {
+		if cert, err = tls.X509KeyPair(text, text); err != nil {
+			return cert, "", fmt.Errorf("%s: %w: remove it to have another made", path, err)
+		}
+		return cert, pinOf(cert.Certificate[0]), nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return cert, "", err
+	}
+	if cert, pin, err = SelfSigned(names...); err != nil {
+		return cert, "", err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return cert, "", err
+	}
+	text = append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+	return cert, pin, os.WriteFile(path, text, 0o600)
 }

@@ -176,7 +176,12 @@ func (s *Server) setPower(vm *object, state string, boot bool) {
 			s.refresh(o)
 		}
 	}
-	p := Power{VM: vm.str("uuid"), Name: vm.str("name_label"), State: state, Boot: boot}
+	s.tellPower(vm, boot)
+}
+
+func (s *Server) tellPower(vm *object, boot bool) {
+	db := s.db
+	p := Power{VM: vm.str("uuid"), Name: vm.str("name_label"), State: vm.str("power_state"), Boot: boot}
 	for _, vif := range db.refs(vm, "VIFs") {
 		n := VIF{Device: vif.str("device"), MAC: vif.str("MAC")}
 		if net := db.get("network", vif.str("network")); net != nil {
