@@ -364,6 +364,15 @@ func (t *tick) fail(ctx context.Context, s *Step, failure error) (bool, error) {
 		t.putDown(&c, s, t.now.Add(backoff(policy, 5, run.ID)), WakeCapacity, message)
 		return t.saveFailure(ctx, s, c)
 	}
+	if kind == Away {
+		waited := t.now.Sub(run.StepSince)
+		if waited > policy.Budget {
+			return t.giveUp(ctx, s, kind, fmt.Sprintf("waited longer than %s: %s", policy.Budget, message))
+		}
+		c.Run.Kind = kind
+		t.putDown(&c, s, t.now.Add(awayPause(policy, waited, run.ID)), "", message)
+		return t.saveFailure(ctx, s, c)
+	}
 	if kind == Conflict && run.Conflicts < maxConflicts {
 		c.Run.Conflicts++
 	} else {
@@ -599,6 +608,15 @@ func backoff(p Policy, failures int, run string) time.Duration {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(run)) // never fails
 	return d + time.Duration(h.Sum32()%256)*d/1024
+}
+
+// longestAway is how long at most a run looks away from somebody who does not answer: so much later it goes on at the latest.
+const longestAway = 15 * time.Second
+
+// awayPause grows with what the step has taken already: a quarter of it.
+func awayPause(p Policy, waited time.Duration, run string) time.Duration {
+	p.Backoff = min(max(p.Backoff, waited/4), longestAway)
+	return backoff(p, 1, run)
 }
 
 // printable is foreign text as it goes into a row: one bounded line.

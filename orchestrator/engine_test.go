@@ -143,6 +143,7 @@ func TestKindDecides(t *testing.T) {
 		"unclassified": {err: errors.New("why"), status: "waiting", kind: "transient", failures: 1, attempt: 2, journal: "failed", events: []string{"step.failed", "run.waiting"}},
 		"unknown":      {err: kind(orchestrator.Unknown), status: "waiting", kind: "unknown", failures: 1, attempt: 2, journal: "failed", events: []string{"step.failed", "run.waiting"}},
 		"timeout":      {err: context.DeadlineExceeded, status: "waiting", kind: "unknown", failures: 1, attempt: 2, journal: "failed", events: []string{"step.failed", "run.waiting"}},
+		"away":         {err: kind(orchestrator.Away), status: "waiting", kind: "away", attempt: 1, events: []string{"run.waiting"}},
 		"exhausted":    {err: kind(orchestrator.Exhausted), status: "waiting", kind: "exhausted", attempt: 1, events: []string{"run.waiting"}, wakeKey: orchestrator.WakeCapacity},
 		"conflict":     {err: kind(orchestrator.Conflict), status: "running", clashes: 1, attempt: 2, journal: "failed", events: []string{"step.failed"}, more: true},
 		"permanent":    {err: kind(orchestrator.Permanent), status: "parked", kind: "permanent", attempt: 2, journal: "failed", events: []string{"step.failed", "run.parked"}},
@@ -290,8 +291,50 @@ func TestBudgetEndsWaiting(t *testing.T) {
 	}
 }
 
+// Who cannot be reached is waited for as long as the step may take, looked for more rarely as time goes by, and uses up no attempt.
+func TestAwayIsWaitedFor(t *testing.T) {
+	var failure error = kind(orchestrator.Away)
+	b := newBench(t, true, orchestrator.Row{
+		Do: func(context.Context, *step) (outcome, error) {
+			if failure != nil {
+				return outcome{}, failure
+			}
+			return done(t.Context(), nil)
+		},
+		Policy: orchestrator.Policy{Attempts: 2, Budget: 10 * time.Minute},
+	})
+	looks, longest := 0, time.Duration(0)
+	for began := b.now; b.now.Sub(began) < 9*time.Minute; looks++ {
+		b.drive()
+		c := b.last()
+		if c.Run.Status != orchestrator.StatusWaiting || c.Run.Kind != orchestrator.Away || c.Run.Failures != 0 || c.Run.Attempt != 1 {
+			t.Fatalf("after %s: %+v", b.now.Sub(began), c.Run)
+		}
+		longest = c.Run.WakeAt.Sub(b.now)
+		b.now = c.Run.WakeAt
+		b.claimAgain()
+	}
+	if longest < 15*time.Second || longest > 20*time.Second || looks > 60 {
+		t.Errorf("looked %d times, in the end every %s", looks, longest)
+	}
+	failure = nil
+	b.drive()
+	if c := b.last(); c.Run.Status != orchestrator.StatusDone {
+		t.Errorf("when it answers again: %s %q", c.Run.Status, c.Run.Reason)
+	}
+	failure = kind(orchestrator.Away)
+	b = newBench(t, true, orchestrator.Row{Do: failWith(failure), Policy: orchestrator.Policy{Budget: 10 * time.Minute}})
+	b.drive()
+	b.now = b.now.Add(11 * time.Minute)
+	b.claimAgain()
+	b.drive()
+	if c := b.last(); c.Run.Status != orchestrator.StatusParked || !strings.Contains(c.Run.Reason, "waited longer than 10m0s") {
+		t.Errorf("when it does not: %s %q", c.Run.Status, c.Run.Reason)
+	}
+}
+
 func TestDeadlineParksWhatFails(t *testing.T) {
-	for _, k := range []orchestrator.Kind{orchestrator.Transient, orchestrator.Exhausted, orchestrator.Conflict, orchestrator.Unknown} {
+	for _, k := range []orchestrator.Kind{orchestrator.Transient, orchestrator.Away, orchestrator.Exhausted, orchestrator.Conflict, orchestrator.Unknown} {
 		b := newBench(t, true, orchestrator.Row{Do: failWith(kind(k))})
 		b.claim.Run.Deadline = b.now.Add(time.Minute)
 		b.now = b.now.Add(time.Hour)

@@ -12,6 +12,8 @@ type Kind string
 const (
 	// Transient: it may work later; tried again by the row's policy.
 	Transient Kind = "transient"
+	// Away: who should answer cannot be reached, and nothing can have changed by asking; waits within the row's budget and uses up no attempt.
+	Away Kind = "away"
 	// Exhausted: no capacity now (no address, no room, a full storage); waits for capacity and uses up no attempt.
 	Exhausted Kind = "exhausted"
 	// Conflict: somebody else was faster; reload and decide again, at once.
@@ -25,7 +27,9 @@ const (
 )
 
 // Kinds lists every kind, in the order of the documentation.
-func Kinds() []Kind { return []Kind{Transient, Exhausted, Conflict, Unknown, Permanent, Canceled} }
+func Kinds() []Kind {
+	return []Kind{Transient, Away, Exhausted, Conflict, Unknown, Permanent, Canceled}
+}
 
 // Error is a failure with a kind. Op names what was tried ("xapi.CloneMachine"), Err says on which object and why.
 type Error struct {

@@ -414,6 +414,11 @@ func hint(v orchestrator.RunView) string {
 		return ""
 	}
 	switch v.Kind {
+	case orchestrator.Away:
+		if v.Status == orchestrator.StatusWaiting {
+			return "somebody who is needed does not answer; it goes on by itself when he does: slipway pool"
+		}
+		return "nobody answered for too long; when he does again: slipway retry " + v.Machine
 	case orchestrator.Exhausted:
 		return "there is no room; it goes on by itself when some is free: slipway pool"
 	case orchestrator.Unknown:

@@ -67,7 +67,7 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 //
 // It renews an ended session once, follows HOST_IS_SLAVE, and goes to another member when this one is unreachable; a call that may have
 // reached xapi is repeated only if it just reads. Kinds: that of xapi's code, with *Error reachable by errors.As; Unknown when the answer
-// to a call that changes something was lost; Transient when nothing was sent, or a read found no answer.
+// to a call that changes something was lost; Away when nothing was sent, or a read found no answer; Transient when it found one that is none.
 func (c *Client) Call(ctx context.Context, method string, result any, args ...any) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.CallTimeout, fmt.Errorf("no answer within %s", c.cfg.CallTimeout))
 	defer cancel()

@@ -42,7 +42,7 @@ func TestCallLogsInOnceAndClosesItsSession(t *testing.T) {
 	if err := c.Close(t.Context()); err != nil || m.sessions() != 0 {
 		t.Errorf("Close = %v, %d sessions left", err, m.sessions())
 	}
-	if err := c.Call(t.Context(), "VM.start", nil, Ref("OpaqueRef:x")); orchestrator.KindOf(err) != orchestrator.Transient || !errors.Is(err, errClosed) {
+	if err := c.Call(t.Context(), "VM.start", nil, Ref("OpaqueRef:x")); orchestrator.KindOf(err) != orchestrator.Away || !errors.Is(err, errClosed) {
 		t.Errorf("Call after Close = %v", err)
 	}
 }
@@ -136,14 +136,14 @@ func TestRedirectsAreBounded(t *testing.T) {
 		n := 10
 		m.login = func(int) (reply, bool) { n++; return fails("HOST_IS_SLAVE", fmt.Sprintf("127.0.0.%d", n)), true }
 		err := newClient(t, testConfig(m.URL)).Call(t.Context(), "VM.start", nil)
-		if orchestrator.KindOf(err) != orchestrator.Transient || m.logins != 1 {
+		if orchestrator.KindOf(err) != orchestrator.Away || m.logins != 1 {
 			t.Errorf("err %v after %d logins", err, m.logins)
 		}
 	})
 	t.Run("between two that call each other master", func(t *testing.T) {
 		a, b := newMember(t, always(fails("HOST_IS_SLAVE", "127.0.0.1"))), newMember(t, always(fails("HOST_IS_SLAVE", "127.0.0.1")))
 		err := newClient(t, testConfig(a.URL, b.URL)).Call(t.Context(), "VM.start", nil)
-		if orchestrator.KindOf(err) != orchestrator.Transient || a.count("VM.start")+b.count("VM.start") > maxHops {
+		if orchestrator.KindOf(err) != orchestrator.Away || a.count("VM.start")+b.count("VM.start") > maxHops {
 			t.Errorf("err %v after %d calls", err, a.count("VM.start")+b.count("VM.start"))
 		}
 	})
@@ -199,9 +199,10 @@ func TestLostAnswers(t *testing.T) {
 	}{
 		{"dropped after a change", dropped(), "VM.start", orchestrator.Unknown},
 		{"dropped after an asynchronous change", dropped(), "Async.VM.clone", orchestrator.Unknown},
-		{"dropped after a read", dropped(), "VM.get_record", orchestrator.Transient},
+		{"dropped after a read", dropped(), "VM.get_record", orchestrator.Away},
 		{"slow change", slow(release), "VM.start", orchestrator.Unknown},
-		{"slow read", slow(release), "VM.get_record", orchestrator.Transient},
+		{"slow read", slow(release), "VM.get_record", orchestrator.Away},
+		{"no JSON for a read", text(200, "GARBAGE"), "VM.get_record", orchestrator.Transient},
 		{"HTTP 500", text(500, "<html>"), "VM.start", orchestrator.Unknown},
 		{"no JSON", text(200, "GARBAGE\x1b[2J"), "VM.start", orchestrator.Unknown},
 		{"JSON of another shape", text(200, `[1,2]`), "VM.start", orchestrator.Unknown},
@@ -281,11 +282,50 @@ func TestCallerWhoLeavesDoesNotEndTheSession(t *testing.T) {
 	}
 }
 
-func TestNothingSentIsTransientAndFailsOver(t *testing.T) {
+// A pool that has fallen silent costs one caller at a time its patience; the others hear at once that it is away, until it lets somebody in.
+func TestSilenceIsWaitedForByOne(t *testing.T) {
+	entered, silent := make(chan struct{}, 8), make(chan struct{})
+	m := newMember(t, always(ok("")))
+	m.login = func(n int) (reply, bool) {
+		if n == 1 {
+			return dropped(), true
+		}
+		entered <- struct{}{}
+		<-silent
+		return reply{}, false
+	}
+	cfg := testConfig(m.URL)
+	cfg.CallTimeout = 30 * time.Second
+	c := newClient(t, cfg)
+	if err := c.Call(t.Context(), "VM.start", nil); orchestrator.KindOf(err) != orchestrator.Away {
+		t.Fatalf("the first: %v", err)
+	}
+	looking := make(chan error, 1)
+	go func() { looking <- c.Call(t.Context(), "VM.start", nil) }()
+	<-entered
+	began := time.Now()
+	for range 10 {
+		if err := c.Call(t.Context(), "VM.start", nil); orchestrator.KindOf(err) != orchestrator.Away {
+			t.Errorf("while another looks: %v", err)
+		}
+	}
+	if took := time.Since(began); took > maxLogin {
+		t.Errorf("ten callers waited %s for another's silence", took)
+	}
+	close(silent)
+	if err := <-looking; err != nil {
+		t.Errorf("the one who looked: %v", err)
+	}
+	if err := c.Call(t.Context(), "VM.start", nil); err != nil || m.count("VM.start") != 2 {
+		t.Errorf("when it is back: %v after %d calls", err, m.count("VM.start"))
+	}
+}
+
+func TestNothingSentIsAwayAndFailsOver(t *testing.T) {
 	dead := newMember(t, nil)
 	dead.Close()
 	c := newClient(t, testConfig(dead.URL))
-	if err := c.Call(t.Context(), "VM.start", nil); orchestrator.KindOf(err) != orchestrator.Transient {
+	if err := c.Call(t.Context(), "VM.start", nil); orchestrator.KindOf(err) != orchestrator.Away {
 		t.Errorf("kind %s: %v", orchestrator.KindOf(err), err)
 	}
 	first, second := newMember(t, always(ok(""))), newMember(t, always(ok("")))
@@ -336,7 +376,7 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := c.Call(ctx, "VM.start", nil); orchestrator.KindOf(err) != orchestrator.Transient {
+	if err := c.Call(ctx, "VM.start", nil); orchestrator.KindOf(err) != orchestrator.Away {
 		t.Errorf("a call that found no slot: %v", err)
 	}
 	close(release)

@@ -167,7 +167,7 @@ func checkPin(pins [][sha256.Size]byte, state tls.ConnectionState) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("certificate has SHA-256 %x, which is not pinned", sum)
+	return fmt.Errorf("%w: it has SHA-256 %x, which is not pinned", errImpostor, sum)
 }
 
 // withHost is the same member URL on another host: scheme and port are kept, because a pool behind NAT or a proxy answers on ours and

@@ -1,6 +1,7 @@
 package xapi
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strconv"
@@ -154,10 +155,24 @@ func classify(op string, err error) error {
 		return orchestrator.E(op, answered.Kind(), err)
 	}
 	var lost *lostError
-	if errors.As(err, &lost) && lost.sent && !repeatable(lost.method) {
+	switch {
+	case !errors.As(err, &lost):
+		return orchestrator.E(op, orchestrator.Transient, err)
+	case lost.sent && !repeatable(lost.method):
 		return orchestrator.E(op, orchestrator.Unknown, err)
+	case lost.answered || impostor(err): // somebody is there, and it is no outage that passes
+		return orchestrator.E(op, orchestrator.Transient, err)
+	default:
+		return orchestrator.E(op, orchestrator.Away, err)
 	}
-	return orchestrator.E(op, orchestrator.Transient, err)
+}
+
+// errImpostor is a server that is not the one that we know.
+var errImpostor = errors.New("not the pool's certificate")
+
+func impostor(err error) bool {
+	var refused *tls.CertificateVerificationError
+	return errors.Is(err, errImpostor) || errors.As(err, &refused)
 }
 
 const maxShown = 256

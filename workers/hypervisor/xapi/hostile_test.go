@@ -164,7 +164,7 @@ func TestAnswerThatDrips(t *testing.T) {
 	}}))
 	cfg := testConfig(m.URL)
 	cfg.CallTimeout = 200 * time.Millisecond
-	for method, want := range map[string]orchestrator.Kind{"VM.get_record": orchestrator.Transient, "VM.start": orchestrator.Unknown} {
+	for method, want := range map[string]orchestrator.Kind{"VM.get_record": orchestrator.Away, "VM.start": orchestrator.Unknown} {
 		err := newClient(t, cfg).Call(t.Context(), method, new(string))
 		if orchestrator.KindOf(err) != want || !strings.Contains(fmt.Sprint(err), method) {
 			t.Errorf("%s: %v", method, err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"slipway/orchestrator"
@@ -45,6 +46,10 @@ type session struct {
 	current *login
 	left    *login // given up without a logout
 	closed  bool
+
+	// away is why the last login found nobody, nil since one has. While it stands one caller at a time looks again, and the others hear of it at
+	// once: a pool that is silent must not have everybody wait for its silence.
+	away atomic.Pointer[lostError]
 }
 
 func newSession(w *wire, members []*url.URL, cfg Config, origin string) *session {
@@ -61,6 +66,19 @@ func (s *session) lock(ctx context.Context) error {
 	case <-ctx.Done():
 		return &lostError{method: "session.login_with_password", err: context.Cause(ctx)}
 	}
+}
+
+// look is lock for a caller who wants a login, and fails at once while somebody else finds out whether the pool is back.
+func (s *session) look(ctx context.Context) error {
+	select {
+	case s.gate <- struct{}{}:
+		return nil
+	default:
+	}
+	if away := s.away.Load(); away != nil {
+		return away
+	}
+	return s.lock(ctx)
 }
 
 func (s *session) unlock() { <-s.gate }
@@ -109,7 +127,7 @@ func (s *session) call(ctx context.Context, method string, result any, args []an
 
 // get gives the login in use, making one when there is none or when it is still the bad one.
 func (s *session) get(ctx context.Context, bad *login, prefer *url.URL) (*login, error) {
-	if err := s.lock(ctx); err != nil {
+	if err := s.look(ctx); err != nil {
 		return nil, err
 	}
 	defer s.unlock()
@@ -127,8 +145,12 @@ func (s *session) get(ctx context.Context, bad *login, prefer *url.URL) (*login,
 	}
 	made, err := s.login(ctx, prefer)
 	if err != nil {
+		if lost := new(lostError); errors.As(err, &lost) && !errors.Is(ctx.Err(), context.Canceled) {
+			s.away.Store(lost)
+		}
 		return nil, err
 	}
+	s.away.Store(nil)
 	s.current = made
 	s.leave(ctx, made)
 	return made, nil
