@@ -4,7 +4,7 @@ GO ?= go
 BIN := bin/slipway
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-quick simulate fuzz bench lint generate clean
+.PHONY: help build demo test test-quick simulate crash fuzz bench lint generate clean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ fuzz: ## every parser of foreign bytes for FUZZTIME (1m) each; a part of that ti
 SEEDS ?= 1000
 simulate: ## whole sites with faults, by seed (SEEDS=1000); a seed that fails is printed with what repeats it
 	$(GO) run ./internal/simulation/simulate -seeds $(SEEDS)
+
+SEED ?= 1
+INSTALLS ?= 200
+crash: ## the real binary on real servers, everything killed by the plan of SEED=1 while INSTALLS=200 machines come and 50 go (Debian, root)
+	SEED=$(SEED) INSTALLS=$(INSTALLS) scripts/crash.sh
 
 bench: ## durable steps per second, commits and round trips per step, restarts per burst
 	scripts/bench.sh

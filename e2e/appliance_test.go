@@ -21,6 +21,7 @@ type appliance struct {
 	ns      *testnet.Namespace
 	dir     string
 	address string // where its sshd listens
+	process *testnet.Process
 	key     string // private, of whoever may apply
 	hostKey string // public
 }
@@ -34,7 +35,12 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/sshd
 mount -t proc proc /proc
 mount --bind "$1/shadow" /etc/shadow
-/usr/sbin/sshd -D -e -f "$1/sshd_config" &
+while :; do # as systemd would: one that was killed is started again, once it may
+  code=0
+  /usr/sbin/sshd -D -e -f "$1/sshd_config" || code=$?
+  (( code == 137 )) || exit $code
+  while [[ -e $1/sshd.down ]]; do sleep 0.05; done
+done &
 if [[ -e $1/agent.sh ]]; then # as systemd would: the agent is started again when it ends, and services are started at its word; a test kills it
   while :; do
     "$1/agent.sh" >>"$1/agent.log" 2>&1 & agent=$!
@@ -80,14 +86,14 @@ func newAppliance(t *testing.T, ns *testnet.Namespace, address, program, units s
 // boot starts it, once its files are complete.
 func (a *appliance) boot() {
 	a.t.Helper()
-	p := a.ns.Start("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "bash", "-c", bootAppliance, "appliance", a.dir)
+	a.process = a.ns.Start("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "bash", "-c", bootAppliance, "appliance", a.dir)
 	testnet.Until(a.t, 20*time.Second, "the appliance's sshd to listen", func() bool {
 		select {
-		case <-p.Done():
-			a.t.Fatalf("the appliance ended at its boot:\n%s", p.Output())
+		case <-a.process.Done():
+			a.t.Fatalf("the appliance ended at its boot:\n%s", a.process.Output())
 		default:
 		}
-		return strings.Contains(p.Output(), "Server listening on ")
+		return strings.Contains(a.process.Output(), "Server listening on ")
 	})
 }
 

@@ -203,21 +203,34 @@ func publish(t *testing.T, url string, bodies ...[]byte) {
 	returned := ch.NotifyReturn(make(chan amqp091.Return, 1))
 	for _, body := range bodies {
 		testnet.Until(t, 20*time.Second, "an order to be routed", func() bool {
-			confirmation, err := ch.PublishWithDeferredConfirm("slipway.orders", "slipway.order", true, false, amqp091.Publishing{
-				Body: body, ContentType: "application/cloudevents+json", DeliveryMode: amqp091.Persistent,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if ok, err := confirmation.WaitContext(t.Context()); err != nil || !ok {
+			err := publishOne(t.Context(), ch, returned, body)
+			if err != nil && !errors.Is(err, errUnroutable) {
 				t.Fatalf("the broker did not take an order: %v", err)
 			}
-			select {
-			case <-returned: // it comes before the confirmation
-				return false
-			default:
-				return true
-			}
+			return err == nil
 		})
+	}
+}
+
+var errUnroutable = errors.New("the order came back: nobody has a queue for it")
+
+// publishOne is nil when the broker has confirmed the order.
+func publishOne(ctx context.Context, ch *amqp091.Channel, returned <-chan amqp091.Return, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	confirmation, err := ch.PublishWithDeferredConfirmWithContext(ctx, "slipway.orders", "slipway.order", true, false, amqp091.Publishing{
+		Body: body, ContentType: "application/cloudevents+json", DeliveryMode: amqp091.Persistent,
+	})
+	if err != nil {
+		return err
+	}
+	if ok, err := confirmation.WaitContext(ctx); err != nil || !ok {
+		return errors.Join(errors.New("not confirmed"), err)
+	}
+	select {
+	case <-returned: // it comes before the confirmation
+		return errUnroutable
+	default:
+		return nil
 	}
 }

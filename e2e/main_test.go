@@ -37,5 +37,8 @@ func binary(t *testing.T) string {
 }
 
 func TestMain(m *testing.M) {
+	if file := os.Getenv(toolstackVar); file != "" {
+		os.Exit(toolstackMain(file))
+	}
 	testserver.Main(m, func() error { return os.RemoveAll(binDir()) })
 }

@@ -23,7 +23,8 @@ import (
 type pool struct {
 	t        *testing.T
 	id       string
-	sim      *simxapi.Server
+	sim      *simxapi.Server // nil when it is a process of its own
+	apart    *toolstack      // that process
 	at       func(prefix netip.Prefix, third, fourth byte) netip.Addr
 	address  string // host:port in the management network
 	password string
@@ -72,6 +73,18 @@ func (p *pool) machines(prefix netip.Prefix) string {
 	return p.at(prefix, 4, 1).String() + "-" + p.at(prefix, 7, 250).String()
 }
 
+// simulated is what the pool is, in whatever process it runs.
+func (p *pool) simulated(memory int64) simxapi.Config {
+	var templates []simxapi.Template
+	for _, name := range slices.Sorted(maps.Keys(p.images)) {
+		templates = append(templates, simxapi.Template{Name: name, Image: name, DiskGiB: 10})
+	}
+	return simxapi.Config{
+		User: "root", Password: orchestrator.NewSecret(p.password), Hosts: 2, Seed: uint64(p.private.Addr().As4()[2]), HostAddress: managerAddress, SameAddress: true,
+		SharedSR: true, Templates: templates, HostMemory: cmp.Or(memory, 2<<40), SRSize: 64 << 40, Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
 // start serves the pool until the test ends.
 func (p *pool) start(manager *testnet.Namespace, power func(simxapi.Power), address func(mac string) (string, bool), memory int64) {
 	p.t.Helper()
@@ -80,15 +93,9 @@ func (p *pool) start(manager *testnet.Namespace, power func(simxapi.Power), addr
 		p.t.Fatal(err)
 	}
 	p.pin = pin
-	var templates []simxapi.Template
-	for _, name := range slices.Sorted(maps.Keys(p.images)) {
-		templates = append(templates, simxapi.Template{Name: name, Image: name, DiskGiB: 10})
-	}
-	p.sim, err = simxapi.New(simxapi.Config{
-		User: "root", Password: orchestrator.NewSecret(p.password), Hosts: 2, Seed: uint64(p.private.Addr().As4()[2]), HostAddress: managerAddress, SameAddress: true,
-		SharedSR: true, Templates: templates, HostMemory: cmp.Or(memory, 2<<40), SRSize: 64 << 40,
-		Logger: slog.New(slog.DiscardHandler), OnPower: power, GuestAddress: address,
-	})
+	config := p.simulated(memory)
+	config.OnPower, config.GuestAddress = power, address
+	p.sim, err = simxapi.New(config)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -115,8 +122,15 @@ func (p *pool) start(manager *testnet.Namespace, power func(simxapi.Power), addr
 	serve(listener, err)
 	listener, err = net.Listen("tcp4", "127.0.0.1:0")
 	serve(listener, err)
-	p.local, err = xapi.New(xapi.Config{Addresses: []string{"https://" + listener.Addr().String()}, User: "root",
-		Password: orchestrator.NewSecret(p.password), PinSHA256: []string{pin}, Originator: "test"})
+	p.connect(listener.Addr().String())
+}
+
+// connect gives the test a client of its own, and finds the network that machines are put into.
+func (p *pool) connect(address string) {
+	p.t.Helper()
+	var err error
+	p.local, err = xapi.New(xapi.Config{Addresses: []string{"https://" + address}, User: "root",
+		Password: orchestrator.NewSecret(p.password), PinSHA256: []string{p.pin}, Originator: "test"})
 	if err != nil {
 		p.t.Fatal(err)
 	}

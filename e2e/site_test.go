@@ -80,6 +80,8 @@ type siteConfig struct {
 	rabbitmq string    // URL likewise; "" is the embedded queue
 	agents   *onBroker // reached over the broker; nil is by SSH
 	lease    time.Duration
+	// apart makes each pool a process of its own that can be killed and comes back with what it had; nil is this one.
+	apart *delays
 	// hostMemory in bytes; 0 is plenty.
 	hostMemory int64
 }
@@ -113,7 +115,11 @@ func newSite(t *testing.T, c siteConfig) *site {
 		c.power, c.address = s.guests.power, s.guests.address
 	}
 	for _, p := range s.pools {
-		p.start(s.manager, c.power, c.address, c.hostMemory)
+		if c.apart != nil {
+			p.startApart(s, *c.apart)
+		} else {
+			p.start(s.manager, c.power, c.address, c.hostMemory)
+		}
 	}
 	s.dsn, s.database = "sqlite:"+filepath.Join(s.dir, "slipway.db"), ""
 	if c.postgres != "" {
@@ -222,16 +228,37 @@ func carryInto(t *testing.T, ns *testnet.Namespace, raw, at string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	target := u.Host
+	carryAll(t, listener, func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", target) })
+	u.Host = at
+	return u.String()
+}
+
+// carryOut makes an address of a namespace reachable on this machine's loopback, and returns where.
+func carryOut(t *testing.T, ns *testnet.Namespace, target string) string {
+	t.Helper()
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	carryAll(t, listener, func(context.Context) (conn net.Conn, err error) {
+		ns.Do(func() { conn, err = net.DialTimeout("tcp4", target, 5*time.Second) })
+		return conn, err
+	})
+	return listener.Addr().String()
+}
+
+// carryAll joins each connection that comes in to one that it dials, until the test ends.
+func carryAll(t *testing.T, listener net.Listener, dial func(context.Context) (net.Conn, error)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var carrying sync.WaitGroup
-	target := u.Host
 	carrying.Go(func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			carrying.Go(func() { carryOne(ctx, conn, target) })
+			carrying.Go(func() { carryOne(ctx, conn, dial) })
 		}
 	})
 	t.Cleanup(func() {
@@ -239,13 +266,11 @@ func carryInto(t *testing.T, ns *testnet.Namespace, raw, at string) string {
 		cancel()
 		carrying.Wait()
 	})
-	u.Host = at
-	return u.String()
 }
 
-func carryOne(ctx context.Context, near net.Conn, target string) {
+func carryOne(ctx context.Context, near net.Conn, dial func(context.Context) (net.Conn, error)) {
 	defer near.Close()
-	far, err := new(net.Dialer).DialContext(ctx, "tcp", target)
+	far, err := dial(ctx)
 	if err != nil {
 		return
 	}

@@ -270,6 +270,14 @@ func (d *Database) exec(sql string) error {
 	return errors.Join(err, conn.Close(ctx))
 }
 
+// PID is the server's process id, 0 while it is stopped.
+func (d *Database) PID() int {
+	if d.server == nil {
+		return 0
+	}
+	return d.server.pid()
+}
+
 // Kill9 ends the server and all its backends with SIGKILL.
 func (d *Database) Kill9(tb testing.TB) {
 	tb.Helper()

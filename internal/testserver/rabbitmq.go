@@ -257,6 +257,14 @@ func (b *Broker) erlang(tb testing.TB, text string) {
 	}
 }
 
+// PID is the server's process id, 0 while it is stopped.
+func (b *Broker) PID() int {
+	if b.server == nil {
+		return 0
+	}
+	return b.server.pid()
+}
+
 // Kill9 ends the broker with SIGKILL; epmd lives on, as it does when a node dies.
 func (b *Broker) Kill9(tb testing.TB) {
 	tb.Helper()
