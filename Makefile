@@ -4,7 +4,7 @@ GO ?= go
 BIN := bin/slipway
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-quick simulate crash fuzz bench lint generate clean
+.PHONY: help build demo test test-quick simulate crash flood fuzz bench lint generate clean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ SEED ?= 1
 INSTALLS ?= 200
 crash: ## the real binary on real servers, everything killed by the plan of SEED=1 while INSTALLS=200 machines come and 50 go (Debian, root)
 	SEED=$(SEED) INSTALLS=$(INSTALLS) scripts/crash.sh
+
+FLOOD ?= 100000
+flood: ## FLOOD (100,000) orders at once from one tenant on a real RabbitMQ, and another tenant's order behind them (root)
+	SLIPWAY_FLOOD=$(FLOOD) $(GO) test ./e2e -run TestFloodFromOneTenant -v -count 1 -timeout 30m
 
 bench: ## durable steps per second, commits and round trips per step, restarts per burst
 	scripts/bench.sh

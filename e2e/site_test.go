@@ -84,6 +84,7 @@ type siteConfig struct {
 	apart *delays
 	// hostMemory in bytes; 0 is plenty.
 	hostMemory int64
+	tenantRuns int // 0 is the default
 }
 
 func newSite(t *testing.T, c siteConfig) *site {
@@ -311,6 +312,9 @@ func (s *site) configure(c siteConfig) {
 		secrets["broker.password"], _ = u.User.Password()
 		u.User = url.User(u.User.Username())
 		put("queue: {kind: amqp, url: %q, password: {file: broker.password}}", u.String())
+	}
+	if c.tenantRuns != 0 {
+		put("tenant_runs: %d", c.tenantRuns)
 	}
 	if c.templates != "" {
 		put("templates: %q", c.templates)

@@ -30,6 +30,7 @@ type Store interface {
 	History
 	Strangers
 	ConsolePasses
+	Backlog
 	Holds
 	Workers
 	Close() error

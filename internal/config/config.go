@@ -37,6 +37,8 @@ type Config struct {
 	WinRM      WinRM         `yaml:"winrm"`
 	Quarantine time.Duration `yaml:"quarantine"` // default 24h
 	Workers    int           `yaml:"workers"`    // runs driven at once; default 64
+	// TenantRuns is how many runs a tenant may have under way; further orders wait. Default 500.
+	TenantRuns int `yaml:"tenant_runs"`
 	// Lease is how long a worker that died keeps its runs from the others; default 1m.
 	Lease      time.Duration `yaml:"lease"`
 	Notify     Notify        `yaml:"notify"`
@@ -295,6 +297,9 @@ func (c *Config) defaults() {
 	}
 	if c.Audit.Every == 0 {
 		c.Audit.Every = 15 * time.Minute
+	}
+	if c.TenantRuns == 0 {
+		c.TenantRuns = 500
 	}
 	if c.Lease == 0 {
 		c.Lease = time.Minute

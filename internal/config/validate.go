@@ -55,6 +55,9 @@ func (c *Config) Validate() error {
 			add(n.field, fmt.Sprintf("%d is out of range", n.value), "use 1 to 10000")
 		}
 	}
+	if c.TenantRuns < 1 {
+		add("tenant_runs", fmt.Sprintf("%d is out of range", c.TenantRuns), "use 1 or more; 500 when left out")
+	}
 	for _, p := range c.Pools {
 		if p.InFlight < 0 || p.InFlight > c.Workers {
 			add("pools."+p.ID+".in_flight", fmt.Sprintf("%d is out of range", p.InFlight), fmt.Sprintf("use 1 to %d, which is workers", c.Workers))

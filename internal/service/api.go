@@ -154,6 +154,7 @@ func (s *Service) routes() http.Handler {
 	handle("GET /v1/groups", s.getGroups)
 	handle("GET /v1/maintenance", s.getMaintenance)
 	handle("POST /v1/maintenance", s.postMaintenance)
+	handle("GET /v1/backlog", s.getBacklog)
 	handle("GET /v1/workers", s.getWorkers)
 	handle("POST /v1/workers/drain", s.postDrain)
 	handle("GET /v1/audit", s.getAudit)

@@ -1,14 +1,18 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"slipway/orchestrator"
 )
 
 // serveHealth answers /healthz (the process lives), /readyz (database and queue answer) and /metrics.
@@ -51,6 +55,7 @@ var (
 	descAddresses   = prometheus.NewDesc("slipway_addresses", "Addresses that are not free, by pool and state.", []string{"pool", "state"}, nil)
 	descInFlight    = prometheus.NewDesc("slipway_pool_in_flight", "Runs that this worker drives now in each pool; the pool \"\" is none yet.", []string{"pool"}, nil)
 	descBound       = prometheus.NewDesc("slipway_pool_in_flight_limit", "How many it drives at once in each pool.", []string{"pool"}, nil)
+	descBacklog     = prometheus.NewDesc("slipway_backlog", "Orders that wait because their tenant has as many runs under way as it may: the hundred tenants with the most.", []string{"tenant"}, nil)
 	descMaintained  = prometheus.NewDesc("slipway_maintenance", "1 for a pool, group or member in maintenance.", []string{"subject"}, nil)
 	descDrained     = prometheus.NewDesc("slipway_drained", "1 while this worker is told to take nothing new.", nil, nil)
 	descActs        = prometheus.NewDesc("slipway_audit_lines", "Lines of the operators' audit trail.", nil, nil)
@@ -61,7 +66,7 @@ var (
 type collector struct{ *Service }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descInFlight, descBound, descMaintained, descDrained, descActs, descHeld} {
+	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descInFlight, descBound, descBacklog, descMaintained, descDrained, descActs, descHeld} {
 		ch <- d
 	}
 }
@@ -90,6 +95,15 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, h := range holds {
 		gauge(descMaintained, 1, string(h.Subject))
+	}
+	kept, err := c.Store.Kept(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descBacklog, err)
+		return
+	}
+	slices.SortFunc(kept, func(a, b orchestrator.TenantLoad) int { return cmp.Compare(b.Kept, a.Kept) })
+	for _, t := range kept[:min(len(kept), 100)] {
+		gauge(descBacklog, t.Kept, t.Tenant)
 	}
 	stats, err := c.Store.Stats(ctx)
 	if err != nil {

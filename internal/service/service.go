@@ -200,7 +200,8 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	}
 	s.Intake = intake.New(intake.Config{
 		Consoles: consoles,
-		Store:    s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log, Installable: installable(catalogue), Changeable: changeable(installer), Administered: administered(catalogue),
+		Backlog:  s.Store, TenantRuns: cfg.TenantRuns,
+		Store: s.Store, Estate: s.Estate, Vault: s.Vault, Processes: s.Processes, Log: o.Log, Installable: installable(catalogue), Changeable: changeable(installer), Administered: administered(catalogue),
 		Accepted: func() { s.driver.Nudge(); s.publisher.Nudge() },
 	})
 	return s, nil
@@ -279,6 +280,7 @@ func (s *Service) Run(ctx context.Context) error {
 	onDuty(s.controller.Run)
 	onDuty(s.publisher.Run)
 	onDuty(s.housekeep)
+	onDuty(s.admit)
 	onDuty(s.sweepAddresses)
 	onDuty(func(ctx context.Context) { s.auditor.run(ctx, s.Config.Audit.Every) })
 	serving.Go(func() { s.notifier.run(ctx) })

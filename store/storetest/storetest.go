@@ -66,6 +66,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Trail":       trail,
 		"Secrets":     secrets,
 		"Turns":       turns,
+		"Backlog":     backlog,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,7 +1,6 @@
 package intake
 
 import (
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"runtime/debug"
@@ -54,14 +53,13 @@ func (i *Intake) again(body []byte, failure error) queue.Verdict {
 	return queue.Requeue(pause)
 }
 
-// take is Take for an order of the queue; a panic over one order is that order's failure and not the worker's.
-func (i *Intake) take(ctx context.Context, body []byte) (err error) {
+// guarded makes a panic over one order that order's failure and not the worker's.
+func (i *Intake) guarded(take func() error) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			i.Log.Error("intake panicked", "panic", orchestrator.Panic(value), "stack", string(debug.Stack()))
 			err = orchestrator.Errorf("intake", orchestrator.Permanent, "intake panicked with %s", orchestrator.Panic(value))
 		}
 	}()
-	_, err = i.Take(ctx, body, "queue")
-	return err
+	return take()
 }

@@ -43,9 +43,12 @@ type Config struct {
 	Administered func(image string) bool
 	// Consoles, when set, are the machines' pages at the console gateway; without it orders for a console are refused.
 	Consoles Consoles
-	Log      *slog.Logger
-	Accepted func() // called after a run was committed
-	Now      func() time.Time
+	// Backlog, when set, keeps the orders of the queue whose tenant has TenantRuns under way; Admit takes them later.
+	Backlog    orchestrator.Backlog
+	TenantRuns int
+	Log        *slog.Logger
+	Accepted   func() // called after a run was committed
+	Now        func() time.Time
 	// Tries is how often this worker tries an order that fails though the database is there; default 8, which takes ten minutes. Pause is
 	// the first one between two, doubled each time up to queue.MaxDelay; default 5 s.
 	Tries int
@@ -66,6 +69,7 @@ type Consoles interface {
 type Intake struct {
 	Config
 	failures *failures
+	limits   *limits // nil without a backlog
 }
 
 // New makes an Intake.
@@ -88,14 +92,18 @@ func New(c Config) *Intake {
 	if c.Rand == nil {
 		c.Rand = rand.Reader
 	}
-	return &Intake{Config: c, failures: &failures{counts: map[[sha256.Size]byte]int{}}}
+	i := &Intake{Config: c, failures: &failures{counts: map[[sha256.Size]byte]int{}}}
+	if c.Backlog != nil {
+		i.limits = &limits{backlog: c.Backlog, most: c.TenantRuns, now: c.Now, loads: map[string]*load{}}
+	}
+	return i
 }
 
 // Handle is a queue.Handler: it acknowledges what is committed, lays aside what can never be carried out, and keeps the rest for later: for
 // as long as it takes while the database is away, and up to Tries times, each after a longer pause, when the order fails in another way.
 // After that it is laid aside too, so that one order that the store cannot take does not hold a place in every worker for ever.
 func (i *Intake) Handle(ctx context.Context, d queue.Delivery) queue.Verdict {
-	err := i.take(ctx, d.Body)
+	err := i.guarded(func() error { return i.receive(ctx, d.Body) })
 	var fields orchestrator.FieldErrors
 	switch {
 	case err == nil:
@@ -115,13 +123,26 @@ func (i *Intake) Handle(ctx context.Context, d queue.Delivery) queue.Verdict {
 // Take commits an order, given as a CloudEvent. orchestrator.FieldErrors refuse it for good, after its panel was told as far as it can be
 // known; any other error means that nothing was taken and the order should come again.
 func (i *Intake) Take(ctx context.Context, body []byte, actor string) (orchestrator.Accepted, error) {
+	order, err := i.read(ctx, body)
+	if err != nil {
+		return orchestrator.Accepted{}, err
+	}
+	return i.accept(ctx, order, actor)
+}
+
+// read refuses what can be refused without the store.
+func (i *Intake) read(ctx context.Context, body []byte) (orchestrator.Order, error) {
 	order, err := message.ParseOrder(body)
 	if err == nil {
 		err = i.check(order)
 	}
 	if err != nil {
-		return orchestrator.Accepted{}, i.refuse(ctx, order, err)
+		return order, i.refuse(ctx, order, err)
 	}
+	return order, nil
+}
+
+func (i *Intake) accept(ctx context.Context, order orchestrator.Order, actor string) (orchestrator.Accepted, error) {
 	acceptance, err := i.acceptance(order, actor)
 	if err != nil {
 		return orchestrator.Accepted{}, err
