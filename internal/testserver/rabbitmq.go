@@ -26,8 +26,8 @@ import (
 // account rabbitmq and to the machine's own directories.
 const rabbitmqServer = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 
-// memoryBytes is how much memory a broker may use before it raises its alarm.
-const memoryBytes = 512_000_000
+// EnoughMemory is how many bytes a broker may use before it raises its alarm, unless Memory says otherwise.
+const EnoughMemory = 512_000_000
 
 // Broker is a private RabbitMQ node with its own epmd. Its methods that act on the server are for one goroutine at a time.
 type Broker struct {
@@ -87,7 +87,7 @@ ssl_options.verify = verify_none
 vm_memory_high_watermark.absolute = %[4]d
 disk_free_limit.absolute = 50MB
 log.file.level = info
-`, b.plainPort, b.tlsPort, b.dir, memoryBytes)
+`, b.plainPort, b.tlsPort, b.dir, EnoughMemory)
 	for name, text := range map[string]string{
 		"rabbitmq.conf":       config,
 		"enabled_plugins":     "[].\n",
@@ -242,7 +242,7 @@ func (b *Broker) Memory(tb testing.TB, bytes int64) {
 		b.erlang(tb, fmt.Sprintf("ok = vm_memory_monitor:set_vm_memory_high_watermark({absolute, %d}).\n", bytes))
 	}
 	set(bytes)
-	tb.Cleanup(func() { set(memoryBytes) })
+	tb.Cleanup(func() { set(EnoughMemory) })
 }
 
 // erlang runs expressions that end in ok on the node. rabbitmqctl would boot an Erlang machine for each command, two seconds of it.

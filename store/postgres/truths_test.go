@@ -351,7 +351,7 @@ func TestSerializable(t *testing.T) {
 // A real deadlock: the server ends our transaction or the other one, and ours is made in any case.
 func TestDeadlock(t *testing.T) {
 	d := newDatabase(t)
-	s := opened(t, d.dsn+"&deadlock_timeout=1s")
+	s := opened(t, d.dsn+"&deadlock_timeout=2s")
 	acceptAll(t, s, 0, 2)
 	claims, err := s.Claim(t.Context(), orchestrator.Ask{Holder: "a", Limit: 2, Lease: time.Minute})
 	if err != nil || len(claims) != 2 {
@@ -364,7 +364,7 @@ func TestDeadlock(t *testing.T) {
 			_, err := other.Exec(t.Context(), sql, args...)
 			return err
 		}
-		must(t, step(`SET deadlock_timeout = '20s'`))
+		must(t, step(`SET deadlock_timeout = '10s'`))
 		must(t, step(`BEGIN`))
 		must(t, step(`SELECT 1 FROM runs WHERE id = $1 FOR UPDATE`, claims[1].Run.ID))
 		committed := make(chan []orchestrator.CommitResult, 1)

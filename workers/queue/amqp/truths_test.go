@@ -43,11 +43,11 @@ func closing(t *testing.T, config amqp.Config) *amqp.Queue {
 	return q
 }
 
-// A worker that holds an order longer than the broker allows (30 minutes, here one second) loses its channel with 406. The order is given to
+// A worker that holds an order longer than the broker allows (30 minutes, here three seconds) loses its channel with 406. The order is given to
 // another worker, it is taken once, and the first goes on on a new channel.
 func TestConsumerTimeout(t *testing.T) {
 	broker := testserver.SharedRabbitMQ(t)
-	broker.Set(t, "consumer_timeout", 1000)
+	broker.Set(t, "consumer_timeout", 3000)
 	broker.Set(t, "channel_tick_interval", 100)
 	address := broker.URL(t)
 	first := opened(t, address)
@@ -310,7 +310,7 @@ func TestMemoryAlarm(t *testing.T) {
 	p, address := through(t, direct)
 	next := listen(t, direct)
 	plain := channel(t, direct)
-	q := closing(t, amqp.Config{URL: orchestrator.NewSecret(address), PublishTimeout: 500 * time.Millisecond})
+	q := closing(t, amqp.Config{URL: orchestrator.NewSecret(address), PublishTimeout: 3 * time.Second})
 	if err := q.PublishEvents(t.Context(), []queue.Message{{ID: "0", Type: "slipway.step.done", Key: "m"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -322,37 +322,43 @@ func TestMemoryAlarm(t *testing.T) {
 	}
 	poll(t, "the orders to be there", func() bool { return messages(t, direct, amqp.QueueOrders) == orders })
 
+	made := p.Connections()
 	broker.Memory(t, 1)
 	event := 0
-	publish := func() error { // as the outbox does: the same until it is confirmed
-		err := q.PublishEvents(t.Context(), []queue.Message{{ID: fmt.Sprint(event + 1), Type: "slipway.step.done", Key: "m"}})
+	publish := func(ctx context.Context) error { // as the outbox does: the same until it is confirmed
+		// Two at once: the broker takes the first, blocks the connection, and leaves the second in it.
+		err := q.PublishEvents(ctx, []queue.Message{
+			{ID: fmt.Sprint(event + 1), Type: "slipway.step.done", Key: "m"}, {ID: "beside", Type: "slipway.step.done", Key: "another"},
+		})
 		if err == nil {
 			event++
 		}
 		return err
 	}
-	poll(t, "the broker to refuse events", func() bool { return publish() != nil })
+	poll(t, "the broker to refuse events", func() bool { return publish(t.Context()) != nil })
 	poll(t, "health to say so", func() bool {
 		err := q.Healthy()
 		return err != nil && strings.Contains(err.Error(), "the broker takes no messages since") && strings.Contains(err.Error(), "memory")
 	})
-	made := p.Connections()
-	for range 3 {
-		if err := publish(); err == nil || !strings.Contains(err.Error(), "memory") || orchestrator.KindOf(err) != orchestrator.Transient {
+	for range 5 {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		err := publish(ctx)
+		if cancel(); err == nil || !strings.Contains(err.Error(), "memory") || orchestrator.KindOf(err) != orchestrator.Transient {
 			t.Errorf("while there is no memory: %v", err)
 		}
 	}
-	if n := p.Connections() - made; n != 0 {
+	if n := p.Connections() - made; n > 1 { // one, when the machine is so busy that the broker was late before its alarm
 		t.Errorf("%d more connections were made to a broker that is short of memory", n)
 	}
 	consume(t, q, 2).until(t, orders)
 
-	broker.Memory(t, 512_000_000)
+	broker.Memory(t, testserver.EnoughMemory)
 	poll(t, "health to be well again", func() bool { return q.Healthy() == nil })
 	for range 3 {
-		poll(t, "the events to leave", func() bool { return publish() == nil })
+		poll(t, "the events to leave", func() bool { return publish(t.Context()) == nil })
 	}
-	// Repetitions may come, a gap may not.
+	// Repetitions may come, a gap may not; and what was tried while the broker was blocked is not all in the connection, to come at once.
+	copies := map[string]int{}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for highest := 0; highest < event; {
@@ -360,11 +366,20 @@ func TestMemoryAlarm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if copies[m.ID]++; m.ID == "beside" {
+			continue
+		}
 		var n int
 		if _, err := fmt.Sscan(m.ID, &n); err != nil || n > highest+1 {
 			t.Fatalf("event %q comes after %d (%v)", m.ID, highest, err)
 		}
 		highest = max(highest, n)
+	}
+	delete(copies, "beside")
+	for id, n := range copies {
+		if n > 3 {
+			t.Errorf("event %s was heard %d times", id, n)
+		}
 	}
 }
 
@@ -373,7 +388,7 @@ func TestConfirmsThatNeverCome(t *testing.T) {
 	direct := testserver.RabbitMQ(t)
 	p, address := through(t, direct)
 	next := listen(t, direct)
-	q := closing(t, amqp.Config{URL: orchestrator.NewSecret(address), PublishTimeout: time.Second})
+	q := closing(t, amqp.Config{URL: orchestrator.NewSecret(address), PublishTimeout: 3 * time.Second})
 	publish := func(id string) error {
 		return q.PublishEvents(t.Context(), []queue.Message{{ID: id, Type: "slipway.step.done", Key: "m"}})
 	}
@@ -382,7 +397,7 @@ func TestConfirmsThatNeverCome(t *testing.T) {
 	}
 	p.Silence(testserver.ToClient)
 	begin := time.Now()
-	if err := publish("2"); err == nil || !strings.Contains(err.Error(), "no confirmation within 1s") || orchestrator.KindOf(err) != orchestrator.Transient {
+	if err := publish("2"); err == nil || !strings.Contains(err.Error(), "no confirmation within 3s") || orchestrator.KindOf(err) != orchestrator.Transient {
 		t.Errorf("without a confirmation: %v", err)
 	}
 	if took := time.Since(begin); took > 20*time.Second {
@@ -410,7 +425,7 @@ func TestConfirmsThatNeverCome(t *testing.T) {
 func TestHalfOpenConnection(t *testing.T) {
 	direct := testserver.RabbitMQ(t)
 	p, address := through(t, direct)
-	q := closing(t, amqp.Config{URL: orchestrator.NewSecret(address), Heartbeat: time.Second, PublishTimeout: time.Second})
+	q := closing(t, amqp.Config{URL: orchestrator.NewSecret(address), Heartbeat: time.Second})
 	got := consume(t, q, 1)
 	publishOne(t, q, "before")
 	got.until(t, 1)
