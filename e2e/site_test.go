@@ -370,6 +370,22 @@ type worker struct {
 // serve starts a worker and waits until it answers. Each has a name of its own; a name that was used before is a restart.
 func (s *site) serve(name string) *worker {
 	s.t.Helper()
+	w := s.begin(name)
+	testnet.Until(s.t, 30*time.Second, "serve "+name+" to answer", func() bool {
+		select {
+		case <-w.Done():
+			s.t.Fatalf("serve %s ended: %s", name, w.Output())
+		default:
+		}
+		_, err := w.runs(s.t.Context())
+		return err == nil
+	})
+	return w
+}
+
+// begin starts a worker that may end at once.
+func (s *site) begin(name string) *worker {
+	s.t.Helper()
 	text, err := os.ReadFile(filepath.Join(s.dir, "slipway.yaml"))
 	if err != nil {
 		s.t.Fatal(err)
@@ -385,15 +401,6 @@ func (s *site) serve(name string) *worker {
 		if s.t.Failed() {
 			s.t.Logf("serve %s (process %d) said:\n%s", name, w.PID(), lastLines(w.Output(), 60))
 		}
-	})
-	testnet.Until(s.t, 30*time.Second, "serve "+name+" to answer", func() bool {
-		select {
-		case <-w.Done():
-			s.t.Fatalf("serve %s ended: %s", name, w.Output())
-		default:
-		}
-		_, err := w.runs(s.t.Context())
-		return err == nil
 	})
 	return w
 }

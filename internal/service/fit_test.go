@@ -18,6 +18,7 @@ import (
 	"slipway/internal/config"
 	"slipway/internal/service"
 	"slipway/orchestrator"
+	"slipway/workers/vault"
 )
 
 // A configuration, a schema or a version that what is stored does not fit ends the start with what is wrong, and nothing is changed; so does it
@@ -52,6 +53,12 @@ func TestStartRefusesWhatDoesNotFit(t *testing.T) {
 				}
 			}
 			c.Pools[0].DHCP = []string{"dhcp-z"}
+		}},
+		{name: "another vault key", says: []string{"vault_key", "does not hold key"}, spoil: func(c *config.Config) {
+			c.VaultKey.File = filepath.Join(t.TempDir(), "vault.key")
+			if err := os.WriteFile(c.VaultKey.File, []byte(vault.NewKey().Reveal()), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}},
 		{name: "a newer database", database: `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)`, says: []string{"is at version 9999", "run a newer slipway"}},
 		{name: "a migration that was left out", database: `DELETE FROM goose_db_version WHERE version_id = 3`, says: []string{"detected 1 missing", "version 3"}, unseen: true},

@@ -1,0 +1,61 @@
+package e2e
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rabbitmq/amqp091-go"
+
+	"slipway/internal/testenv"
+	"slipway/internal/testserver"
+)
+
+// A queue of our name that somebody else has made ends the start before anything is made, on the broker or on the disk; a second serve on one
+// socket ends as well.
+func TestStartIsRefused(t *testing.T) {
+	testenv.NeedRoot(t)
+	t.Parallel()
+	url := testserver.RabbitMQ(t)
+	s := newSite(t, siteConfig{pools: 1, rabbitmq: url})
+	conn, err := amqp091.Dial(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ch.QueueDeclare("slipway.orders", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(words ...string) {
+		t.Helper()
+		w := s.begin("worker")
+		if err := w.Wait(); err == nil {
+			t.Error("it ended well")
+		}
+		for _, word := range words {
+			if !strings.Contains(w.Output(), word) {
+				t.Errorf("%q is not in: %s", word, w.Output())
+			}
+		}
+	}
+	refused("queue slipway.orders", "its x-queue-type is not set and must be 'quorum'", "slipway check")
+	if _, err := os.Stat(filepath.Join(s.dir, "slipway.db")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the database was made: %v", err)
+	}
+	if err := ch.ExchangeDeclarePassive("slipway.events", "topic", true, false, false, false, nil); err == nil {
+		t.Error("an exchange was made")
+	} else if ch, err = conn.Channel(); err != nil { // the look has closed it
+		t.Fatal(err)
+	}
+	if _, err := ch.QueueDelete("slipway.orders", false, false, false); err != nil {
+		t.Fatal(err)
+	}
+	s.serve("worker")
+	refused("another serve answers on")
+}
