@@ -123,13 +123,17 @@ func (d *Driver) Run(ctx context.Context, stop <-chan struct{}) {
 	}
 }
 
+// claimLeast is how many runs one claim asks for at least, when so many slots are free: the others of a store shall find some as well. A worker
+// with many slots asks for a quarter of them, so that it has taken up a dead one's within few claims.
+const claimLeast = 32
+
 // claim fills the free slots; true means that it took all it asked for and slots are left.
 func (d *Driver) claim(ctx context.Context) bool {
 	free := d.Slots - d.Held()
 	if free <= 0 || d.drains() {
 		return false
 	}
-	ask := min(free, 32)
+	ask := min(free, max(claimLeast, d.Slots/4))
 	ctxClaim, cancel := context.WithTimeout(ctx, d.Lease/4)
 	defer cancel()
 	asked := time.Now() // the lease runs from some moment after this one
