@@ -270,14 +270,14 @@ func command(pid int) []string {
 	return strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
 }
 
-// agent is the process of an apply on an appliance, 0 when there is none.
-func (a *appliance) agent() int {
+// agents are the processes of applies on an appliance: several when one waits for another's lock.
+func (a *appliance) agents() (pids []int) {
 	for _, pid := range family(a.process.PID()) {
 		if argv := command(pid); len(argv) > 2 && argv[1] == "agent" && argv[2] == "apply" {
-			return pid
+			pids = append(pids, pid)
 		}
 	}
-	return 0
+	return pids
 }
 
 // interrupted is whether an apply on the appliance has begun to touch it and not come to its end.
@@ -297,15 +297,18 @@ func (c *crash) killInSwap() (killed, func()) {
 		if !exists(a.path("held")) {
 			return false
 		}
-		if pid = a.agent(); pid == 0 {
-			_ = os.Remove(a.path("held")) // it gave up on a start that took too long
+		for _, pid = range a.agents() {
+			if len(family(pid)) > 0 { // the start that is held up
+				return true
+			}
 		}
-		return pid != 0
+		_ = os.Remove(a.path("held")) // of a start that took too long; one that is still held up says so again
+		return false
 	})
 	c.sigkill(append([]int{pid}, family(pid)...)...)
 	left := a.interrupted()
 	for _, name := range []string{"hold", "held"} {
-		if err := os.Remove(a.path(name)); err != nil {
+		if err := os.Remove(a.path(name)); err != nil && !os.IsNotExist(err) {
 			c.t.Error(err)
 		}
 	}
@@ -323,10 +326,11 @@ func (c *crash) killAgent(s strike) (killed, func()) {
 	testnet.Until(c.t, time.Minute, "an agent to be in an apply", func() bool {
 		for i := range all {
 			a = all[(s.one+i)%len(all)]
-			pid := a.agent()
-			if pid == 0 {
+			pids := a.agents()
+			if len(pids) == 0 {
 				continue
 			}
+			pid := pids[0]
 			pause(c.t, s.into)
 			if len(command(pid)) == 0 {
 				return false // it was done before
