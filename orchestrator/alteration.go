@@ -18,11 +18,12 @@ type Settings struct {
 	SSHKeys         []string       `json:"ssh_keys"`
 	Hostname        string         `json:"hostname"`
 	ConsolePassword Sealed         `json:"console_password"`
+	ConsoleAge      string         `json:"console_age,omitempty"` // Machine.ConsoleAge
 }
 
 // Settings are the machine's, as they are now.
 func (m Machine) Settings() Settings {
-	return Settings{Firewall: m.Firewall, SSHKeys: m.SSHKeys, Hostname: m.Hostname, ConsolePassword: m.ConsolePassword}
+	return Settings{Firewall: m.Firewall, SSHKeys: m.SSHKeys, Hostname: m.Hostname, ConsolePassword: m.ConsolePassword, ConsoleAge: m.ConsoleAge}
 }
 
 // Alteration is what a run does to a finished machine. What the order does not name is the same in Wanted as in Former, so that a step needs

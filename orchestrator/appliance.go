@@ -44,6 +44,8 @@ type Entry struct {
 	Live json.RawMessage
 	// Bad is the tool's line when Body broke the file; Body stays out of the render until it changes.
 	Bad string
+	// Backend is whose the entry of a console group is: what is ConsoleGateway's is not rendered for the group's appliances.
+	Backend ConsoleBackend
 }
 
 // EntryState is what a step asks about its machine's entry in a group.

@@ -86,3 +86,43 @@ type ConsolePasses interface {
 	// RevokePasses ends every token and session of a machine and returns how many that were.
 	RevokePasses(ctx context.Context, machine, actor, reason string) (int, error)
 }
+
+// ConsoleBackend is what shows a pool's machines at their console ports.
+type ConsoleBackend string
+
+const (
+	// ConsoleXVP: xvp hosts, whose file the agents of the pool's console groups keep. What a pool has that nothing else is said of.
+	ConsoleXVP ConsoleBackend = "xvp"
+	// ConsoleGateway: the project's own gateways, which read the entries of the console groups from the store.
+	ConsoleGateway ConsoleBackend = "gateway"
+)
+
+// IsValid reports whether there is such a backend.
+func (b ConsoleBackend) IsValid() bool { return b == ConsoleXVP || b == ConsoleGateway }
+
+// ConsoleBackends keeps which backend shows which pool's consoles, and what the gateways say of themselves; every Store is one.
+//
+// A move changes no entry: machine, port, password and passes stay, and Entry.Backend says whose they are from the group's next generation on.
+type ConsoleBackends interface {
+	// ConsoleBackends returns what is known; a pool that is not in it is ConsoleXVP.
+	ConsoleBackends(ctx context.Context) (map[string]ConsoleBackend, error)
+	// SyncConsoleBackends makes the configuration's choice known for pools of which none is, and which have no machine with a console: where
+	// machines are, only MoveConsoles moves them.
+	SyncConsoleBackends(ctx context.Context, wanted map[string]ConsoleBackend) error
+	// MoveConsoles gives a pool's consoles to a backend: the groups that have machines of the pool rise by a generation, which the shrink
+	// guard lets through, as it does the few after it, lest an install that comes between stop the move. It returns how many machines those
+	// are, also when the pool was there already, which changes nothing.
+	MoveConsoles(ctx context.Context, pool string, to ConsoleBackend, actor, reason string) (machines int, err error)
+	// ReportGateway records how far a gateway has come with a group; the report counts for life. A life of 0 withdraws it.
+	ReportGateway(ctx context.Context, r GatewayReport, life time.Duration) error
+	// GatewayReports returns the reports on a group that count, by holder.
+	GatewayReports(ctx context.Context, group string) ([]GatewayReport, error)
+}
+
+// GatewayReport is what a gateway says of one console group.
+type GatewayReport struct {
+	Group, Holder string
+	Generation    int64  // it listens on what this one has for it, and on nothing else
+	Ports         int    // that it listens on
+	Problem       string // why it does not listen on some, "" when it does on all
+}

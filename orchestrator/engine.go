@@ -534,7 +534,7 @@ func (t *tick) event(typ string, run *Run, machine *Machine, data EventData) Eve
 		}
 		data.ConsolePort, data.HostKey = p.ConsolePort, machine.HostKey
 		if machine.Presence == Present {
-			data.AdministratorAge = machine.AdministratorAge
+			data.AdministratorAge, data.ConsoleAge = machine.AdministratorAge, machine.ConsoleAge
 		}
 	}
 	return NewEvent(typ, t.now, data)

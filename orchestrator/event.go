@@ -58,6 +58,8 @@ type EventData struct {
 	Source      string   `json:"order_source"`
 	OrderID     string   `json:"order_id"`
 	ConsolePort uint16   `json:"console_port,omitempty"`
+	// ConsoleAge is the machine's console password: an armored age file, encrypted to its SSH keys, and never the password itself.
+	ConsoleAge string `json:"console_password_age,omitempty"`
 	// slipway.console.issued: the page that the panel's token opens, behind a #, and until when.
 	ConsoleURL     string     `json:"console_url,omitempty"`
 	ConsoleExpires *time.Time `json:"console_expires,omitempty"`

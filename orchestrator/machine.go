@@ -49,6 +49,8 @@ type Machine struct {
 	HostKey         string // the guest's own public host key, one authorized_keys style line
 	HostKeySecret   Sealed // its private half, OpenSSH PEM
 	ConsolePassword Sealed
+	// ConsoleAge is the same for the customer: an armored age file, encrypted to the SSH keys; "" where none of them can be encrypted to.
+	ConsoleAge string
 	// AdministratorPassword is what the customer of a Windows image logs in with first; nil for other images. AdministratorAge is the same
 	// for the customer alone: an armored age file, encrypted to the order's SSH keys; "" when none of them can be encrypted to.
 	AdministratorPassword Sealed

@@ -33,6 +33,7 @@ type Store interface {
 	Backlog
 	Holds
 	Workers
+	ConsoleBackends
 	Close() error
 }
 

@@ -15,6 +15,10 @@ type consoleCmd struct {
 	Open   consoleOpenCmd   `cmd:"" help:"Print a link that opens a machine's screen in a browser, once."`
 	Revoke consoleRevokeCmd `cmd:"" help:"End every link and session of a machine's screen."`
 	Serve  consoleServeCmd  `cmd:"" help:"Show screens only: a gateway of its own beside the workers."`
+
+	Password consolePasswordCmd `cmd:"" help:"What a machine's console port asks for: show it, or order a new one."`
+	List     consoleListCmd     `cmd:"" help:"What shows the pools' consoles, and where."`
+	Migrate  consoleMigrateCmd  `cmd:"" help:"Move a pool's consoles to another backend; ports and passwords stay."`
 }
 
 type consoleOpenCmd struct {

@@ -136,7 +136,11 @@ func (c showCmd) Run(e *env) error {
 			network += ", public " + p.Public.String()
 		}
 		line("network", network+", MAC "+p.MAC)
-		line("console", fmt.Sprintf("%s port %d", p.Console, p.ConsolePort))
+		console := fmt.Sprintf("%s port %d by %s", p.Console, p.ConsolePort, p.ConsoleBackend)
+		if p.ConsoleAddress != "" {
+			console += ", at " + p.ConsoleAddress
+		}
+		line("console", console)
 	}
 	line("vm", m.VM)
 	line("host key", m.HostKey)

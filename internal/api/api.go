@@ -89,6 +89,9 @@ type Placement struct {
 	DHCP        string     `json:"dhcp,omitempty"`
 	Firewall    string     `json:"firewall,omitempty"`
 	Console     string     `json:"console,omitempty"`
+	// ConsoleAddress is where the console port is, ConsoleBackend what shows it; the former is missing where nobody configured it.
+	ConsoleAddress string `json:"console_address,omitempty"`
+	ConsoleBackend string `json:"console_backend,omitempty"`
 }
 
 // Attempt is a line of the journal.

@@ -93,8 +93,10 @@ type Pool struct {
 	Firewall     []string               `yaml:"firewall"`
 	Console      []string               `yaml:"console"`
 	ConsolePorts orchestrator.PortRange `yaml:"console_ports"`
-	Installer    []Prefix               `yaml:"installer"`
-	DNS          DNS                    `yaml:"dns"`
+	// ConsoleBackend is "xvp" (default) or "gateway". It counts while the pool has no machines; then they are moved.
+	ConsoleBackend string   `yaml:"console_backend"`
+	Installer      []Prefix `yaml:"installer"`
+	DNS            DNS      `yaml:"dns"`
 	// InFlight is how many runs a worker drives in this pool at once; default its share of Workers, see Config.InFlight.
 	InFlight int `yaml:"in_flight"`
 }
@@ -166,7 +168,9 @@ type Member struct {
 	Local *LocalAgent `yaml:"local"`
 	SSH   *SSHAgent   `yaml:"ssh"`
 	Queue *QueueAgent `yaml:"queue"`
-	// Console is where a member of a console group is reached by customers and by our own check: host, without a port.
+	// Gateway is the member of a console group that stands for the project's own gateways, which read the store.
+	Gateway bool `yaml:"gateway"`
+	// Address is where a member of a console group is reached by customers and by our own check: host, without a port.
 	Address string `yaml:"address"`
 }
 

@@ -137,9 +137,7 @@ func (c *Config) Validate() error {
 				case g.Unit != string(unit):
 					add(fmt.Sprintf("%s.%s", field, unit), fmt.Sprintf("group %s is a %s group", id, g.Unit), "name a group of unit "+string(unit))
 				case unit == orchestrator.Console:
-					if _, ok := g.Accounts[p.ID]; !ok {
-						add("groups."+id+".accounts", "has no account for pool "+p.ID, "give xvp an account of its own there")
-					}
+					p.validateConsole(g, add)
 				}
 			}
 		}
@@ -305,13 +303,16 @@ func (g Group) validate(field string, add func(field, problem, fix string)) {
 		}
 		seen[m.Name] = true
 		ways := 0
-		for _, way := range []bool{m.Local != nil, m.SSH != nil, m.Queue != nil} {
+		for _, way := range []bool{m.Local != nil, m.SSH != nil, m.Queue != nil, m.Gateway} {
 			if way {
 				ways++
 			}
 		}
 		if ways != 1 {
-			add(at, "must be reached in exactly one way", "give it local:, ssh: or queue:")
+			add(at, "must be reached in exactly one way", "give it local:, ssh: or queue:, or for a console group gateway: true")
+		}
+		if m.Gateway && (g.Unit != string(orchestrator.Console) || g.gateway() != &g.Members[i]) {
+			add(at+".gateway", "is for one member of a console group", "leave it out: it stands for all gateways together")
 		}
 		if m.SSH != nil && m.SSH.Key.IsZero() {
 			add(at+".ssh.key", "is missing", "name the private key that the appliance's forced command belongs to")

@@ -141,6 +141,10 @@ func (s *Service) routes() http.Handler {
 	handle("POST /v1/password/{what...}", s.postPassword)
 	handle("POST /v1/console/{what...}", s.postConsole)
 	handle("DELETE /v1/console/{what...}", s.deleteConsole)
+	handle("POST /v1/console-password/{what...}", s.postConsolePassword)
+	handle("GET /v1/consoles", s.getConsoles)
+	handle("POST /v1/consoles/{pool}/move", s.postConsoleMove)
+	handle("GET /v1/consoles/{pool}/proof", s.getConsoleProof)
 	handle("GET /v1/pools", s.getPools)
 	handle("POST /v1/pools/{pool}/scan", s.postPoolScan)
 	handle("POST /v1/appliances/{name...}", s.postApplianceScan)
@@ -317,6 +321,13 @@ func (s *Service) getMachine(r *http.Request) (any, error) {
 			MAC: m.Placement.MAC, ConsolePort: m.Placement.ConsolePort, DHCP: m.Placement.DHCP, Firewall: m.Placement.Firewall, Console: m.Placement.Console},
 		Runs: []api.Run{}, Attempts: []api.Attempt{},
 	}
+	if m.Placement.Console != "" {
+		place, err := consolePlaces(s.Config, s.Store)(ctx, m.Placement)
+		if err != nil {
+			return nil, err
+		}
+		out.Placement.ConsoleAddress, out.Placement.ConsoleBackend = place.Host, string(place.Backend)
+	}
 	for _, v := range runs {
 		out.Runs = append(out.Runs, runOf(v))
 	}
@@ -374,6 +385,11 @@ func (s *Service) observe(ctx context.Context, m orchestrator.Machine) []string 
 			say("pool %s could not be asked: %v", m.Placement.Pool, err)
 		default:
 			say("pool %s has VM %s (%s, %d disks, %s)", m.Placement.Pool, vm.UUID, vm.Power, len(vm.Disks), templateOrVM(vm))
+		}
+	}
+	if m.Placement.Console != "" {
+		if place, err := consolePlaces(s.Config, s.Store)(ctx, m.Placement); err == nil {
+			say("its console is %s's, at %s port %d", place.Backend, orElse(place.Host, "the hosts of group "+m.Placement.Console), m.Placement.ConsolePort)
 		}
 	}
 	entries, err := s.entries(ctx, m)

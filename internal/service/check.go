@@ -98,6 +98,10 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 	}
 	for _, g := range cfg.Groups {
 		for _, m := range g.Members {
+			if m.Gateway {
+				tries = append(tries, try{"group " + g.ID + " member " + m.Name, func(ctx context.Context) (string, error) { return checkGateway(ctx, cfg, g) }})
+				continue
+			}
 			tries = append(tries, try{"group " + g.ID + " member " + m.Name, func(ctx context.Context) (string, error) { return checkMember(ctx, cfg, g, m, log) }})
 			if g.Unit == string(orchestrator.DHCP) {
 				tries = append(tries, try{"group " + g.ID + " member " + m.Name + " ranges", func(ctx context.Context) (string, error) { return checkRanges(ctx, cfg, g, m, log) }})

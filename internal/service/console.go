@@ -36,6 +36,9 @@ func openConsole(cfg *config.Config, s orchestrator.Store, display orchestrator.
 	if c.Insecure {
 		log.Warn("console.insecure: screens and keys of customers' machines may cross the network in the clear", "listen", c.Listen, "vnc", c.VNC, "url", c.URL)
 	}
+	if c.PlainPorts {
+		log.Warn("console.plain_ports: screens and keys cross the network in the clear at the machines' own ports, as with xvp", "ports", c.Ports)
+	}
 	var proxies []netip.Prefix
 	for _, p := range c.Proxies {
 		proxies = append(proxies, netip.Prefix(p))
@@ -46,7 +49,8 @@ func openConsole(cfg *config.Config, s orchestrator.Store, display orchestrator.
 }
 
 // serveConsole serves the gateway's listeners until ctx ends or one of them fails.
-func serveConsole(ctx context.Context, g *gateway.Gateway, c config.Console, log *slog.Logger) error {
+func serveConsole(ctx context.Context, g *gateway.Gateway, cfg *config.Config, s gateway.PortsStore, holder string, log *slog.Logger) error {
+	c := cfg.Console
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var settings *tls.Config
@@ -77,6 +81,13 @@ func serveConsole(ctx context.Context, g *gateway.Gateway, c config.Console, log
 		serving.Go(func() {
 			if err := l.serve(ctx, listener); err != nil {
 				cancel(fmt.Errorf("%s: %w", l.what, err))
+			}
+		})
+	}
+	if c.Ports != "" {
+		serving.Go(func() {
+			if err := g.ServePorts(ctx, portsConfig(cfg, s, holder, settings)); err != nil {
+				cancel(fmt.Errorf("ports: %w", err))
 			}
 		})
 	}
@@ -143,13 +154,9 @@ func RunConsole(ctx context.Context, cfg *config.Config, log *slog.Logger) error
 	if err != nil {
 		return err
 	}
-	dsn, err := DatabaseURL(cfg)
+	s, err := openStore(ctx, cfg)
 	if err != nil {
 		return err
-	}
-	s, err := store.Open(ctx, dsn)
-	if err != nil {
-		return fmt.Errorf("database: %w", err)
 	}
 	defer s.Close() //nolint:errcheck // nothing is written at the end
 	holder := holderName()
@@ -169,11 +176,23 @@ func RunConsole(ctx context.Context, cfg *config.Config, log *slog.Logger) error
 		return err
 	}
 	log.Info("showing consoles", "listen", cfg.Console.Listen, "vnc", cfg.Console.VNC, "url", cfg.Console.URL)
-	err = serveConsole(ctx, g, cfg.Console, log)
+	err = serveConsole(ctx, g, cfg, s, holderName(), log)
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return fmt.Errorf("console.%w", err)
+}
+
+func openStore(ctx context.Context, cfg *config.Config) (orchestrator.Store, error) {
+	dsn, err := DatabaseURL(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s, err := store.Open(ctx, dsn)
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	return s, nil
 }
 
 func closePools(ctx context.Context, pools *xapi.Backend, log *slog.Logger) {

@@ -77,7 +77,9 @@ func TestNoConsole(t *testing.T) {
 	}
 	port := netip.MustParseAddrPort(listener.Addr().String()).Port()
 	m := orchestrator.Machine{Placement: orchestrator.Placement{Console: "xvp", ConsolePort: port}}
-	p := Prober{Consoles: map[string]string{"xvp": "127.0.0.1"}}
+	p := Prober{Consoles: func(context.Context, orchestrator.Placement) (ConsolePlace, error) {
+		return ConsolePlace{Host: "127.0.0.1"}, nil
+	}}
 	if err := p.NoConsole(t.Context(), m); orchestrator.KindOf(err) != orchestrator.Transient {
 		t.Errorf("a console that listens: %v", err)
 	}

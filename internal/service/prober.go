@@ -15,10 +15,11 @@ import (
 
 // Prober looks from where serve runs, which is every pool's probe point until a pool names another.
 type Prober struct {
-	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
-	Vault    orchestrator.Vault
-	Consoles map[string]string // console group → host that xvp listens on
-	Timeout  time.Duration     // of one connection; default 3 s
+	Dial  func(ctx context.Context, network, address string) (net.Conn, error)
+	Vault orchestrator.Vault
+	// Consoles finds a machine's console port; without it nobody can look.
+	Consoles func(context.Context, orchestrator.Placement) (ConsolePlace, error)
+	Timeout  time.Duration // of one connection; default 3 s
 }
 
 func (p Prober) timeout() time.Duration {
@@ -50,15 +51,22 @@ func (p Prober) TryPort(ctx context.Context, _ string, target netip.AddrPort) (o
 	}
 }
 
+func (p Prober) console(ctx context.Context, m orchestrator.Machine) (ConsolePlace, error) {
+	if p.Consoles == nil {
+		return ConsolePlace{}, nil
+	}
+	return p.Consoles(ctx, m.Placement)
+}
+
 // NoConsole implements orchestrator.Prober.
 func (p Prober) NoConsole(ctx context.Context, m orchestrator.Machine) error {
-	host, ok := p.Consoles[m.Placement.Console]
-	if !ok || host == "" {
-		return nil // no address is configured to look from: the agent has proven that the port does not listen
+	place, err := p.console(ctx, m)
+	if err != nil || place.Host == "" {
+		return err // no address is configured to look from: the agent has proven that the port does not listen
 	}
 	dialCtx, cancel := context.WithTimeout(ctx, p.timeout())
 	defer cancel()
-	address := net.JoinHostPort(host, strconv.Itoa(int(m.Placement.ConsolePort)))
+	address := net.JoinHostPort(place.Host, strconv.Itoa(int(m.Placement.ConsolePort)))
 	conn, err := (&net.Dialer{}).DialContext(dialCtx, "tcp", address)
 	switch {
 	case err == nil:
@@ -76,9 +84,9 @@ func (p Prober) NoConsole(ctx context.Context, m orchestrator.Machine) error {
 // Console implements orchestrator.Prober.
 func (p Prober) Console(ctx context.Context, m orchestrator.Machine) error {
 	const op = "console"
-	host, ok := p.Consoles[m.Placement.Console]
-	if !ok || host == "" {
-		return nil // no address is configured to look from: the agent has proven that the port listens
+	place, err := p.console(ctx, m)
+	if err != nil || place.Host == "" {
+		return err // no address is configured to look from: the agent has proven that the port listens
 	}
 	password, err := p.Vault.Open(m.ID, orchestrator.SealedConsole, m.ConsolePassword)
 	if err != nil {
@@ -86,8 +94,7 @@ func (p Prober) Console(ctx context.Context, m orchestrator.Machine) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*p.timeout())
 	defer cancel()
-	address := net.JoinHostPort(host, strconv.Itoa(int(m.Placement.ConsolePort)))
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	conn, err := place.Dial(ctx, m.Placement.ConsolePort)
 	if err != nil {
 		return orchestrator.E(op, orchestrator.Transient, err)
 	}

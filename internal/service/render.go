@@ -186,9 +186,10 @@ func entryErrors(err error) []*iptables.EntryError {
 	}
 }
 
-// renderConsole opens the sealed passwords on the way: the store never holds xvp's obfuscation of them.
+// renderConsole opens the sealed passwords on the way: the store never holds xvp's obfuscation of them. What is the gateways' is left out.
 func renderConsole(templates fs.FS, cfg xvp.Config, vault orchestrator.Vault) appliance.Renderer {
 	return func(texts []appliance.Text) (appliance.Rendering, map[string]string, error) {
+		texts = slices.DeleteFunc(slices.Clone(texts), func(t appliance.Text) bool { return t.Backend == orchestrator.ConsoleGateway })
 		entries, bad := decode[orchestrator.ConsoleEntry](texts)
 		for i, e := range entries {
 			hex, err := consolePassword(vault, e)

@@ -129,6 +129,9 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	if err := fit(ctx, cfg, s.Store); err != nil {
 		return nil, fmt.Errorf("what is stored does not fit: %w", err)
 	}
+	if err := syncConsoles(ctx, cfg, s.Store, o.Log); err != nil {
+		return nil, fmt.Errorf("console_backend: %w", err)
+	}
 	if s.Queue == nil {
 		if s.Queue, err = openQueue(cfg, s.Store, o.Log); err != nil {
 			return nil, fmt.Errorf("queue: %w", err)
@@ -153,7 +156,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		return nil, err
 	}
 	down := uninstall.New(uninstall.Ports{Hypervisor: s.Xapi, Desired: s.Store, Names: s.names, Monitoring: monitor(s.monitoring)})
-	prober := Prober{Dial: dial, Vault: s.Vault, Consoles: consoleHosts(cfg)}
+	prober := Prober{Dial: dial, Vault: s.Vault, Consoles: consolePlaces(cfg, s.Store)}
 	up := install.New(install.Ports{
 		Names: s.names, Monitoring: monitor(s.monitoring),
 		Hypervisor: s.Xapi, Desired: s.Store, Installer: installer, Vault: s.Vault, Addresses: s.addresses, Rooms: s.Store,
@@ -291,7 +294,7 @@ func (s *Service) Run(ctx context.Context) error {
 	})
 	serving.Go(func() { fail("socket", s.serveAPI(ctx)) })
 	if s.console != nil && s.Config.Console.Listen != "" {
-		serving.Go(func() { fail("console", serveConsole(ctx, s.console, s.Config.Console, s.log)) })
+		serving.Go(func() { fail("console", serveConsole(ctx, s.console, s.Config, s.Store, s.holder, s.log)) })
 	}
 	if s.Config.Listen != "" {
 		serving.Go(func() { fail("listen", s.serveHealth(ctx)) })
@@ -442,6 +445,10 @@ func (s *Service) applianceGroups(tree fs.FS) ([]appliance.Group, error) {
 		}
 		group.Names, group.Redact = reading(group.Unit)
 		for _, m := range g.Members {
+			if m.Gateway {
+				group.Members = consoleMembers(s.Store, group.Members, m.Name)
+				continue
+			}
 			c, err := s.carriers.open(m)
 			if err != nil {
 				return nil, fmt.Errorf("groups.%s.%s: %w", g.ID, m.Name, err)
@@ -486,16 +493,6 @@ func readLoginKey(cfg *config.Config) (cryptossh.Signer, error) {
 		return nil, errors.New("is not a private SSH key without a passphrase: make one with `ssh-keygen -t ed25519 -N ''`")
 	}
 	return signer, nil
-}
-
-func consoleHosts(cfg *config.Config) map[string]string {
-	hosts := map[string]string{}
-	for _, g := range cfg.Groups {
-		if g.Unit == string(orchestrator.Console) && len(g.Members) > 0 {
-			hosts[g.ID] = g.Members[0].Address
-		}
-	}
-	return hosts
 }
 
 // holderName is unique among all workers: leases go by it.

@@ -111,5 +111,7 @@ func host(d orchestrator.Desired, of side) act {
 func console(d orchestrator.Desired, of side) act {
 	return then(install.EnsureEntry(d, orchestrator.Console, func(s *orchestrator.Step) (string, any) {
 		return s.Machine.Placement.Console, s.Machine.ConsoleEntry(of(s).ConsolePassword)
-	}), func(s *orchestrator.Step) { s.Machine.ConsolePassword = of(s).ConsolePassword })
+	}), func(s *orchestrator.Step) {
+		s.Machine.ConsolePassword, s.Machine.ConsoleAge = of(s).ConsolePassword, of(s).ConsoleAge
+	})
 }

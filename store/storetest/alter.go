@@ -61,7 +61,7 @@ func alter(t *testing.T, h Harness) {
 		a := b.altering(m, func(o *orchestrator.Order) { o.NewConsolePassword, o.Firewall = true, []orchestrator.FirewallRule{} })
 		answer := b.accept(a)
 		want := orchestrator.Alteration{State: orchestrator.StateReady, Former: m.Settings(), Wanted: orchestrator.Settings{
-			SSHKeys: m.SSHKeys, Hostname: "other-" + m.Name, ConsolePassword: orchestrator.Sealed{0, 7, 0},
+			SSHKeys: m.SSHKeys, Hostname: "other-" + m.Name, ConsolePassword: orchestrator.Sealed{0, 7, 0}, ConsoleAge: m.ConsoleAge,
 		}}
 		claim := b.claim(answer.Run, "w")
 		if diff := cmp.Diff(want, claim.Run.Alteration, sameValues...); diff != "" || answer.Machine != m.ID || claim.Machine.ID != m.ID {

@@ -113,7 +113,7 @@ func Install(n int, now time.Time) orchestrator.Acceptance {
 		Machine: orchestrator.Machine{
 			ID: id, Tenant: o.Tenant, Name: name, Hostname: name, Image: o.Image, Plan: o.Plan, Firewall: o.Firewall, SSHKeys: o.SSHKeys,
 			Presence: orchestrator.Planned, State: "queued", PoolWanted: "pool-b", HostKey: "ssh-ed25519 KEY", HostKeySecret: orchestrator.Sealed{1, 0, 2}, ConsolePassword: orchestrator.Sealed{3},
-			AdministratorPassword: orchestrator.Sealed{4, 0}, AdministratorAge: "-----BEGIN AGE",
+			AdministratorPassword: orchestrator.Sealed{4, 0}, AdministratorAge: "-----BEGIN AGE", ConsoleAge: "-----BEGIN AGE",
 		},
 		Run: orchestrator.Run{
 			ID: run, Machine: id, Process: "install", State: "queued", Status: orchestrator.StatusReady, Step: "place", RowHash: "hash", Attempt: 1, StepSince: now,

@@ -22,7 +22,7 @@ func commit(t *testing.T, h Harness) {
 		run.StepSince, run.Handles, run.Reason, run.Kind = b.now.Add(time.Minute), map[string]string{"task": "OpaqueRef:1"}, "boots", orchestrator.Transient
 		machine.Presence, machine.State, machine.VM, machine.Disks = orchestrator.Present, "started", "vm-1", []string{"vdi-1", "vdi-2"}
 		machine.Address, machine.Identity, machine.HostKey = netip.MustParseAddr("10.0.0.10"), "f00d", "ssh-ed25519 NEW"
-		machine.ConsolePassword = orchestrator.Sealed{9, 0, 9}
+		machine.ConsolePassword, machine.ConsoleAge = orchestrator.Sealed{9, 0, 9}, "-----BEGIN AGE ENCRYPTED FILE-----"
 		machine.AdministratorPassword, machine.AdministratorAge = orchestrator.Sealed{8, 0}, "-----BEGIN AGE ENCRYPTED FILE-----"
 		machine.DNS = orchestrator.NameRecord{Pool: "pool-b", Zone: "vm.example.net", Name: "web.vm.example.net", Address: netip.MustParseAddr("198.51.1.10"),
 			ReverseZone: "1.51.198.in-addr.arpa", Pointer: "10.1.51.198.in-addr.arpa"}

@@ -60,6 +60,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Books":       books,
 		"Import":      importing,
 		"Passes":      passes,
+		"Consoles":    consoles,
 		"History":     history,
 		"Holds":       holds,
 		"Workers":     workers,

@@ -28,6 +28,7 @@ type Carrier interface {
 type Text struct {
 	Machine string
 	Body    json.RawMessage
+	Backend orchestrator.ConsoleBackend // Entry.Backend
 }
 
 // Rendering is a group's whole state as files.
@@ -45,6 +46,14 @@ type Renderer func(texts []Text) (r Rendering, bad map[string]string, err error)
 type Member struct {
 	Name    string
 	Carrier Carrier
+	// Follow is in Carrier's place where the member reads the store by itself: it returns once that one has a generation, or says why not.
+	// There are no files there to be planned or surveyed.
+	Follow func(ctx context.Context, group string, generation int64) error
+}
+
+// appliances are the members that have files.
+func (g Group) appliances() []Member {
+	return slices.DeleteFunc(slices.Clone(g.Members), func(m Member) bool { return m.Follow != nil })
 }
 
 // Group is what a Controller knows about a group from the configuration.
@@ -536,7 +545,7 @@ func (r *round) texts() []Text {
 			body = e.Live
 		}
 		if body != nil {
-			texts = append(texts, Text{Machine: e.Machine, Body: body})
+			texts = append(texts, Text{Machine: e.Machine, Body: body, Backend: e.Backend})
 		}
 	}
 	return texts
@@ -574,6 +583,13 @@ func (r *round) isNew(machine string) bool {
 func (r *round) send(ctx context.Context, m Member, rendering Rendering, checkOnly bool) (apply.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
+	if m.Follow != nil {
+		if checkOnly {
+			return apply.Answer{Code: apply.Checked}, nil
+		}
+		err := m.Follow(ctx, r.group.ID, r.group.Generation)
+		return apply.Answer{Code: apply.Applied, Generation: r.group.Generation, SHA256: apply.Sum(rendering.Files)}, err
+	}
 	request := apply.Request{
 		Unit: string(r.loop.group.Unit), Fence: r.fence, Generation: r.group.Generation, SHA256: apply.Sum(rendering.Files), Files: rendering.Files,
 		Rows: len(r.texts()), ShrinkApproved: r.approved, CheckOnly: checkOnly, Expect: r.expect[m.Name],

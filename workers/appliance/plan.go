@@ -203,9 +203,10 @@ func (r *round) plan(ctx context.Context, members map[string]orchestrator.Member
 		p.Rows, p.SHA256, p.Bad = len(r.texts()), apply.Sum(rendering.Files), maps.Clone(r.bad)
 	}
 	names := r.names()
-	p.Members = make([]MemberPlan, len(r.loop.group.Members))
+	appliances := r.loop.group.appliances()
+	p.Members = make([]MemberPlan, len(appliances))
 	var reading sync.WaitGroup
-	for i, m := range r.loop.group.Members {
+	for i, m := range appliances {
 		reading.Go(func() {
 			var answer apply.Answer
 			err := errors.New("left out: " + members[m.Name].Held)
@@ -219,7 +220,7 @@ func (r *round) plan(ctx context.Context, members map[string]orchestrator.Member
 		})
 	}
 	reading.Wait()
-	for i, m := range r.loop.group.Members {
+	for i, m := range appliances {
 		if p.Members[i].Problem == "" {
 			due = append(due, m)
 		}

@@ -25,9 +25,10 @@ func (c *Controller) Survey(ctx context.Context, group string) ([]MemberSurvey, 
 	if err != nil {
 		return nil, err
 	}
-	out := make([]MemberSurvey, len(l.group.Members))
+	appliances := l.group.appliances()
+	out := make([]MemberSurvey, len(appliances))
 	var asking sync.WaitGroup
-	for i, m := range l.group.Members {
+	for i, m := range appliances {
 		asking.Go(func() {
 			out[i].Name = m.Name
 			out[i].Survey, out[i].Err = Survey(ctx, m.Carrier, l.group.Unit)

@@ -240,13 +240,17 @@ func (i *Intake) alter(order orchestrator.Order, m orchestrator.Machine) (orches
 			return orchestrator.Alteration{}, err
 		}
 	}
-	return order.Alteration(m, func(m orchestrator.Machine) (orchestrator.Sealed, error) {
-		password, err := console.NewPassword(i.Rand)
-		if err != nil {
+	var password orchestrator.Secret
+	a, err := order.Alteration(m, func(m orchestrator.Machine) (_ orchestrator.Sealed, err error) {
+		if password, err = console.NewPassword(i.Rand); err != nil {
 			return nil, err
 		}
 		return i.Vault.Seal(m.ID, orchestrator.SealedConsole, password)
 	})
+	if err == nil && !password.IsZero() {
+		a.Wanted.ConsoleAge, err = encryptTo(a.Wanted.SSHKeys, password)
+	}
+	return a, err
 }
 
 // machine is made with its secrets, so that the core needs no randomness.
@@ -269,6 +273,9 @@ func (i *Intake) machine(order orchestrator.Order, now time.Time) (orchestrator.
 		return m, err
 	}
 	if m.ConsolePassword, err = i.Vault.Seal(m.ID, orchestrator.SealedConsole, password); err != nil {
+		return m, err
+	}
+	if m.ConsoleAge, err = encryptTo(m.SSHKeys, password); err != nil {
 		return m, err
 	}
 	if i.Administered != nil && i.Administered(m.Image) {

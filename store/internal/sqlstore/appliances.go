@@ -98,11 +98,13 @@ func (s *Store) Entries(ctx context.Context, group string) (orchestrator.Group, 
 	err := s.view(ctx, op, maintained(held),
 		Stmt{SQL: `SELECT ` + groupColumns + ` FROM appliance_groups g WHERE g.id = $1`, Args: []any{group}, Scan: collectGroups(&groups)},
 		Stmt{
-			SQL:  `SELECT group_id, machine, owner, generation, removed, body, live, bad FROM entries WHERE group_id = $1 ORDER BY machine`,
+			SQL: `SELECT e.group_id, e.machine, e.owner, e.generation, e.removed, e.body, e.live, e.bad, COALESCE(b.backend, '') FROM entries e
+				LEFT JOIN machines m ON m.id = e.machine AND m.console_group = e.group_id LEFT JOIN console_backends b ON b.pool = m.pool
+				WHERE e.group_id = $1 ORDER BY e.machine`,
 			Args: []any{group},
 			Scan: func(row Row) error {
 				var e orchestrator.Entry
-				err := row.Scan(&e.Group, &e.Machine, &e.Owner, &e.Generation, intoBool(&e.Removed), intoRaw(&e.Body), intoRaw(&e.Live), &e.Bad)
+				err := row.Scan(&e.Group, &e.Machine, &e.Owner, &e.Generation, intoBool(&e.Removed), intoRaw(&e.Body), intoRaw(&e.Live), &e.Bad, (*string)(&e.Backend))
 				entries = append(entries, e)
 				return err
 			},

@@ -256,7 +256,7 @@ func (c *compiler) run() {
 
 const updateMachine = `UPDATE machines SET name = $2, hostname = $3, image = $4, vcpus = $5, memory_mib = $6, disk_gib = $7, firewall = $8, ssh_keys = $9,
 	presence = $10, state = $11, vm = $12, disks = $13, address = $14, host_key = $15, host_key_secret = $16, console_password = $17, identity = $18,
-	pool_wanted = $19, seq = seq + $20, administrator_password = $21, administrator_age = $22, suspension = $23, dns = $24, updated_at = {now} WHERE id = $1`
+	pool_wanted = $19, seq = seq + $20, administrator_password = $21, administrator_age = $22, suspension = $23, dns = $24, console_age = $25, updated_at = {now} WHERE id = $1`
 
 // machine writes what a step learned, and takes the numbers of the commit's events. The placement is never taken from here: it changes by
 // a decision or by ReleasePlacement.
@@ -273,7 +273,7 @@ func (c *compiler) machine() {
 	}
 	c.add(updateMachine, m.ID, m.Name, m.Hostname, m.Image, m.Plan.VCPUs, m.Plan.MemoryMiB, m.Plan.DiskGiB, text(m.Firewall), text(m.SSHKeys),
 		string(m.Presence), m.State, m.VM, list(m.Disks), addr(m.Address), m.HostKey, []byte(m.HostKeySecret), []byte(m.ConsolePassword), m.Identity,
-		m.PoolWanted, events, []byte(m.AdministratorPassword), m.AdministratorAge, filled(m.Suspension), filled(m.DNS))
+		m.PoolWanted, events, []byte(m.AdministratorPassword), m.AdministratorAge, filled(m.Suspension), filled(m.DNS), m.ConsoleAge)
 }
 
 // promise writes a decision: the reservation (whose triggers count memory and storage), the addresses, the MAC and the console port.

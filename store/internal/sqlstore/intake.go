@@ -79,11 +79,11 @@ func (i *intake) again() error {
 func (i *intake) install() error {
 	m := i.Machine
 	err := one(i.ctx, i.tx, `INSERT INTO machines (id, tenant, name, hostname, image, vcpus, memory_mib, disk_gib, firewall, ssh_keys, presence, state,
-		pool_wanted, vm, disks, address, host_key, host_key_secret, console_password, identity, administrator_password, administrator_age, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, {now}, {now})`, nil,
+		pool_wanted, vm, disks, address, host_key, host_key_secret, console_password, identity, administrator_password, administrator_age, console_age, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, {now}, {now})`, nil,
 		m.ID, m.Tenant, m.Name, m.Hostname, m.Image, m.Plan.VCPUs, m.Plan.MemoryMiB, m.Plan.DiskGiB, text(m.Firewall), list(m.SSHKeys), string(m.Presence), m.State,
 		m.PoolWanted, m.VM, list(m.Disks), addr(m.Address), m.HostKey, []byte(m.HostKeySecret), []byte(m.ConsolePassword), m.Identity,
-		[]byte(m.AdministratorPassword), m.AdministratorAge)
+		[]byte(m.AdministratorPassword), m.AdministratorAge, m.ConsoleAge)
 	if err == nil && i.Order.Type == orchestrator.OrderInstall {
 		err = i.hostname(m, m.Hostname) // an import takes the name that is there
 	}

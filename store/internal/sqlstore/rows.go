@@ -6,7 +6,7 @@ import (
 
 const machineColumns = `m.id, m.tenant, m.name, m.hostname, m.image, m.vcpus, m.memory_mib, m.disk_gib, m.firewall, m.ssh_keys, m.presence, m.state,
 	m.pool_wanted, m.pool, m.host, m.sr, m.private, m.public, m.mac, m.console_port, m.dhcp_group, m.firewall_group, m.console_group,
-	m.vm, m.disks, m.address, m.host_key, m.host_key_secret, m.console_password, m.administrator_password, m.administrator_age, m.identity,
+	m.vm, m.disks, m.address, m.host_key, m.host_key_secret, m.console_password, m.administrator_password, m.administrator_age, m.console_age, m.identity,
 	m.suspension, m.dns, m.imported, m.created_at, m.updated_at`
 
 func machineFields(m *orchestrator.Machine) []any {
@@ -16,7 +16,7 @@ func machineFields(m *orchestrator.Machine) []any {
 		(*string)(&m.Presence), &m.State,
 		&m.PoolWanted, &p.Pool, &p.Host, &p.SR, intoAddr(&p.Private), intoAddr(&p.Public), &p.MAC, &p.ConsolePort, &p.DHCP, &p.Firewall, &p.Console,
 		&m.VM, intoJSON(&m.Disks), intoAddr(&m.Address), &m.HostKey, intoBytes(&m.HostKeySecret), intoBytes(&m.ConsolePassword),
-		intoBytes(&m.AdministratorPassword), &m.AdministratorAge, &m.Identity, intoJSON(&m.Suspension),
+		intoBytes(&m.AdministratorPassword), &m.AdministratorAge, &m.ConsoleAge, &m.Identity, intoJSON(&m.Suspension),
 		intoJSON(&m.DNS), intoJSON(&m.Import), intoTime(&m.CreatedAt), intoTime(&m.UpdatedAt),
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -16,7 +15,11 @@ import (
 // ServeVNC takes VNC viewers on a listener until ctx ends: each names its machine (security type 22: a name, tenant/name or id) and
 // answers a random challenge with its console password. TLS, where there is any, is the listener's.
 func (g *Gateway) ServeVNC(ctx context.Context, l net.Listener) error {
-	l = listener{l, g}
+	return g.accept(ctx, listener{l, g}, g.vnc)
+}
+
+// accept serves a listener's viewers, each on a goroutine of its own, until ctx ends or the listener is closed, and waits for them.
+func (g *Gateway) accept(ctx context.Context, l net.Listener, serve func(context.Context, net.Conn) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
@@ -41,39 +44,19 @@ func (g *Gateway) ServeVNC(ctx context.Context, l net.Listener) error {
 		}
 		viewers.Go(func() {
 			defer conn.Close()
-			_ = g.vnc(ctx, conn)
+			_ = serve(ctx, conn)
 		})
 	}
 }
 
 func (g *Gateway) vnc(ctx context.Context, conn net.Conn) error {
-	from := remote(conn.RemoteAddr())
 	v, err := rfb.Greet(ctx, conn, rfb.XVP)
 	if err != nil {
 		return g.left(err)
 	}
 	m, password := g.target(ctx, v.Target)
-	source := sourceOf(from)
-	if from.IsLoopback() || g.isProxy(from) { // a proxy's, which stands for everybody
-		source = netip.Prefix{}
-	}
-	rightly, ok := g.locks.guess(source, m.ID)
-	if !ok {
-		g.metrics.refused.WithLabelValues("locked").Inc()
-		g.cfg.Log.Warn("console passwords are being guessed", "from", from, "machine", m.ID)
-		password = orchestrator.Secret{} // asked for all the same: a guesser is not told
-	}
-	right, err := v.Verify(ctx, password)
-	if err != nil {
-		return g.left(err)
-	}
-	if !right {
-		g.metrics.refused.WithLabelValues("password").Inc()
-		return v.Refuse(ctx, "Wrong machine or password, or too many wrong ones before: wait ten minutes.")
-	}
-	rightly()
-	who := viewer{
-		way: "vnc", user: printable(v.User), from: from, bye: func(error) { _ = conn.Close() },
+	return g.letIn(ctx, conn, v, m, password, viewer{
+		way: "vnc", user: printable(v.User), from: remote(conn.RemoteAddr()), bye: func(error) { _ = conn.Close() },
 		still: func(ctx context.Context) error {
 			now, err := g.cfg.Store.Machine(ctx, m.ID)
 			if err != nil {
@@ -84,7 +67,26 @@ func (g *Gateway) vnc(ctx context.Context, conn net.Conn) error {
 			}
 			return g.allowed(ctx, now)
 		},
+	})
+}
+
+// letIn asks for the machine's password and shows its screen to who has it. Without a machine it asks all the same: a guesser is not told.
+func (g *Gateway) letIn(ctx context.Context, conn net.Conn, v *rfb.Viewer, m orchestrator.Machine, password orchestrator.Secret, who viewer) error {
+	rightly, ok := g.locks.guess(g.sourceFor(who.from), m.ID)
+	if !ok {
+		g.metrics.refused.WithLabelValues("locked").Inc()
+		g.cfg.Log.Warn("console passwords are being guessed", "from", who.from, "machine", m.ID)
+		password = orchestrator.Secret{} // asked for all the same, too
 	}
+	right, err := v.Verify(ctx, password)
+	if err != nil {
+		return g.left(err)
+	}
+	if !right {
+		g.metrics.refused.WithLabelValues("password").Inc()
+		return v.Refuse(ctx, "Wrong machine or password, or too many wrong ones before: wait ten minutes.")
+	}
+	rightly()
 	return g.show(ctx, conn, m, who, func(context.Context) (*rfb.Viewer, error) { return v, nil })
 }
 
