@@ -246,6 +246,20 @@ func (s *Site) Closed(c *Console) {
 	})
 }
 
+// Listening waits until the gateways say that they listen on so many ports.
+func (s *Site) Listening(ports int) {
+	s.Helper()
+	s.eventually(fmt.Sprintf("the gateways listen on %d ports", ports), func() error {
+		reports, err := s.Store.GatewayReports(s.Context(), Group)
+		for _, r := range reports {
+			if r.Ports != ports {
+				err = fmt.Errorf("%+v", r)
+			}
+		}
+		return err
+	})
+}
+
 // Goes checks that a session that was open still is: the screen answers a request for its picture.
 func (s *Site) Goes(conn net.Conn) {
 	s.Helper()

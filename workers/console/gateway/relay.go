@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	copyBuffer   = 16 << 10
+	idleBuffer   = 4 << 10 // each way of a console that nobody touches
+	busyBuffer   = 64 << 10
 	openTimeout  = 30 * time.Second // for a host to show a screen
 	writeTimeout = time.Minute      // a viewer that takes nothing for that long has gone
 )
@@ -172,9 +173,10 @@ func (g *Gateway) watch(ctx context.Context, ended <-chan struct{}, still func(c
 	}
 }
 
-// pass copies until one end fails, and says which.
+// pass copies until one end fails, and says which. What comes in large pieces gets a larger buffer: most consoles are idle, and a picture
+// is not to be cut into small frames.
 func pass(to, from net.Conn) (read, write error) {
-	b := make([]byte, copyBuffer)
+	b := make([]byte, idleBuffer)
 	for {
 		n, err := from.Read(b)
 		if n > 0 {
@@ -187,6 +189,9 @@ func pass(to, from net.Conn) (read, write error) {
 		}
 		if err != nil {
 			return err, nil
+		}
+		if n == len(b) && n < busyBuffer {
+			b = make([]byte, 4*n)
 		}
 	}
 }
