@@ -23,6 +23,8 @@ const (
 	DefaultTokenLife  = time.Minute
 	DefaultSessionAge = 8 * time.Hour
 	DefaultCheckEvery = 5 * time.Second
+	// DefaultOpenTimeout is how long a host may take to show a screen.
+	DefaultOpenTimeout = 30 * time.Second
 )
 
 // Store is what the gateway asks of the store.
@@ -49,7 +51,9 @@ type Config struct {
 	TokenLife, SessionAge time.Duration
 	// CheckEvery is how often a connection asks whether it is still allowed.
 	CheckEvery time.Duration
-	Limits     Limits
+	// OpenTimeout is how long a viewer waits for a host to show a screen.
+	OpenTimeout time.Duration
+	Limits      Limits
 	// Instance names this gateway in the audit trail.
 	Instance string
 }
@@ -83,7 +87,7 @@ func New(cfg Config) (*Gateway, error) {
 	for _, d := range []struct {
 		value *time.Duration
 		or    time.Duration
-	}{{&cfg.TokenLife, DefaultTokenLife}, {&cfg.SessionAge, DefaultSessionAge}, {&cfg.CheckEvery, DefaultCheckEvery}} {
+	}{{&cfg.TokenLife, DefaultTokenLife}, {&cfg.SessionAge, DefaultSessionAge}, {&cfg.CheckEvery, DefaultCheckEvery}, {&cfg.OpenTimeout, DefaultOpenTimeout}} {
 		if *d.value <= 0 {
 			*d.value = d.or
 		}

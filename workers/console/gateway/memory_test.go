@@ -161,7 +161,7 @@ type before struct {
 	vnc     string
 }
 
-func newBefore(tb testing.TB, display orchestrator.Display) *before {
+func newBefore(tb testing.TB, display orchestrator.Display, change ...func(*gateway.Config)) *before {
 	tb.Helper()
 	web, err := net.Listen("tcp", "127.0.0.1:0")
 	vnc, vncErr := net.Listen("tcp", "127.0.0.1:0")
@@ -170,9 +170,12 @@ func newBefore(tb testing.TB, display orchestrator.Display) *before {
 	}
 	b := &before{store: newOneMachine(tb), base: &url.URL{Scheme: "http", Host: web.Addr().String()}, vnc: vnc.Addr().String()}
 	const many = 1 << 20
-	b.gateway, err = gateway.New(gateway.Config{Store: b.store, Display: display, Vault: orchestratortest.Vault{}, URL: b.base,
-		Limits: gateway.Limits{Total: many, PerAddress: many, PerMachine: many}})
-	if err != nil {
+	cfg := gateway.Config{Store: b.store, Display: display, Vault: orchestratortest.Vault{}, URL: b.base,
+		Limits: gateway.Limits{Total: many, PerAddress: many, PerMachine: many}}
+	for _, c := range change {
+		c(&cfg)
+	}
+	if b.gateway, err = gateway.New(cfg); err != nil {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -17,8 +17,7 @@ import (
 const (
 	idleBuffer   = 4 << 10 // each way of a console that nobody touches
 	busyBuffer   = 64 << 10
-	openTimeout  = 30 * time.Second // for a host to show a screen
-	writeTimeout = time.Minute      // a viewer that takes nothing for that long has gone
+	writeTimeout = time.Minute // a viewer that takes nothing for that long has gone
 )
 
 var (
@@ -95,7 +94,7 @@ func (g *Gateway) left(err error) error {
 
 // screen opens the machine's display and speaks with it up to its picture.
 func (g *Gateway) screen(ctx context.Context, m orchestrator.Machine) (net.Conn, rfb.ServerInit, error) {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.OpenTimeout)
 	defer cancel()
 	if err := g.allowed(ctx, m); err != nil {
 		return nil, rfb.ServerInit{}, err
