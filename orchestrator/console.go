@@ -15,12 +15,16 @@ import (
 // ErrNotRunning is in the chain of a Display's error when the machine has no screen because it is off.
 var ErrNotRunning = errors.New("the machine is not running")
 
+// ErrDisplayPlace is in the chain of a Display's error when the pool says of a screen's place what cannot be, such as another host than the
+// machine's. Trying again helps once the pool says something else.
+var ErrDisplayPlace = errors.New("the pool names no usable place for the screen")
+
 // Display opens the screens of machines.
 type Display interface {
 	// OpenDisplay connects to the screen of a running machine on the host where it is at this moment. The connection carries RFB
 	// (RFC 6143) from its first byte on; the caller closes it. It breaks when the machine stops, restarts or moves: open it again then.
-	// Kinds: Transient with ErrNotRunning while the machine is off, Transient when its host does not answer, Permanent when the VM is
-	// not the machine's.
+	// Kinds: Transient with ErrNotRunning while the machine is off or with ErrDisplayPlace, Transient when its host does not answer,
+	// Permanent when the VM is not the machine's.
 	OpenDisplay(ctx context.Context, ref MachineRef) (net.Conn, error)
 }
 

@@ -416,6 +416,7 @@ func TestScreenThatFails(t *testing.T) {
 	}{
 		"off":             {fail: orchestrator.Errorf("x", orchestrator.Transient, "%w", orchestrator.ErrNotRunning), code: 4002, words: "switched off"},
 		"unreachable":     {fail: orchestrator.Errorf("x", orchestrator.Transient, "HTTP status 500"), code: 4003, words: "does not answer"},
+		"nowhere":         {fail: orchestrator.Errorf("x", orchestrator.Transient, "%w: it names a private host", orchestrator.ErrDisplayPlace), code: 4007, words: "does not say where"},
 		"no RFB":          {answer: func(c net.Conn) { _, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n") }, code: 4003, words: "does not answer"},
 		"half a greeting": {answer: func(c net.Conn) { _, _ = io.WriteString(c, "RFB 003") }, code: 4003, words: "does not answer"},
 		"a name of 1 MB": {answer: func(c net.Conn) {

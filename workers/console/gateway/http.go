@@ -31,6 +31,7 @@ const (
 	codeClosed      = "closed"      // the machine has no console now
 	codeOff         = "off"         // the machine is not running
 	codeUnreachable = "unreachable" // the host's console does not answer
+	codePlace       = "place"       // the pool names no usable place for the screen
 	codeBusy        = "busy"        // too many look already
 	codeAway        = "away"        // our own database
 )
@@ -50,6 +51,8 @@ func codeOf(err error) (code string, status int) {
 		return codeClosed, http.StatusGone
 	case errors.Is(err, orchestrator.ErrNotRunning):
 		return codeOff, http.StatusServiceUnavailable
+	case errors.Is(err, orchestrator.ErrDisplayPlace):
+		return codePlace, http.StatusServiceUnavailable
 	case errors.Is(err, orchestrator.ErrNotFound):
 		return codeUnknown, http.StatusUnauthorized
 	}

@@ -101,7 +101,7 @@ func (g *Gateway) screen(ctx context.Context, m orchestrator.Machine) (net.Conn,
 	}
 	display, err := g.cfg.Display.OpenDisplay(ctx, orchestrator.MachineRef{Pool: m.Placement.Pool, Machine: m.ID, VM: m.VM, LookOnly: true})
 	if err != nil {
-		if errors.Is(err, orchestrator.ErrNotRunning) {
+		if errors.Is(err, orchestrator.ErrNotRunning) || errors.Is(err, orchestrator.ErrDisplayPlace) {
 			return nil, rfb.ServerInit{}, err
 		}
 		return nil, rfb.ServerInit{}, fmt.Errorf("%w: %w", errUnreachable, err)
@@ -200,6 +200,8 @@ func words(code string) string {
 	switch code {
 	case codeOff:
 		return "The machine is switched off."
+	case codePlace:
+		return "The machine's pool does not say where its screen is. Ask your provider."
 	case codeBusy:
 		return "Too many people look at this machine already."
 	case codeClosed, codeRevoked:

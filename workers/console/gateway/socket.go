@@ -20,11 +20,12 @@ const (
 	closeBusy        websocket.StatusCode = 4004
 	closeEnded       websocket.StatusCode = 4005 // the screen went away: the machine restarts, moves or stops
 	closeClosed      websocket.StatusCode = 4006 // the machine's console is closed
+	closePlace       websocket.StatusCode = 4007 // the pool names no usable place for the screen
 )
 
 var closeCodes = map[string]websocket.StatusCode{
 	codeExpired: closeRevoked, codeUsed: closeRevoked, codeRevoked: closeRevoked, codeUnknown: closeRevoked, codeAddress: closeRevoked,
-	codeClosed: closeClosed, codeOff: closeMachineOff, codeUnreachable: closeUnreachable, codeAway: closeUnreachable, codeBusy: closeBusy,
+	codeClosed: closeClosed, codeOff: closeMachineOff, codeUnreachable: closeUnreachable, codeAway: closeUnreachable, codeBusy: closeBusy, codePlace: closePlace,
 }
 
 const (

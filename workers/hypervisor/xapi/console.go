@@ -59,7 +59,7 @@ func (b *Backend) OpenDisplay(ctx context.Context, ref orchestrator.MachineRef) 
 	}
 	target, err := p.client.consoleAt(console.Location, address)
 	if err != nil {
-		return nil, orchestrator.E("xapi.OpenDisplay", orchestrator.Transient, err)
+		return nil, orchestrator.Errorf("xapi.OpenDisplay", orchestrator.Transient, "%w: %w", orchestrator.ErrDisplayPlace, err)
 	}
 	session, err := p.client.main.get(ctx, nil, nil)
 	if err != nil {

@@ -145,6 +145,12 @@ func TestDisplayOfAHostileHost(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a location that cannot be has its own reason", func(t *testing.T) {
+		location, address = "https://10.11.12.13/console?uuid=c", "127.0.0.1"
+		if _, err := b.OpenDisplay(t.Context(), ref); !errors.Is(err, orchestrator.ErrDisplayPlace) || orchestrator.KindOf(err) != orchestrator.Transient {
+			t.Errorf("a private host: %v", err)
+		}
+	})
 	t.Run("silence", func(t *testing.T) {
 		hang := make(chan struct{})
 		defer close(hang)

@@ -17,11 +17,12 @@ const words = {
   closed: ["The console is closed", "This machine has no console at the moment."],
   off: ["The machine is switched off", "Its screen comes back when it is started.", true],
   unreachable: ["The machine's host does not answer", "Its screen comes back when the host does.", true],
+  place: ["The machine's screen cannot be found", "The pool does not say where it is. If this stays, ask your provider.", true],
   busy: ["Too many people are looking", "Close the console somewhere else, or try again later."],
   ended: ["The screen went away", "The machine restarts, moves or was switched off. Trying again …", true],
   away: ["The console is out of order", "Trying again …", true],
 };
-const closeCodes = { 4001: "revoked", 4002: "off", 4003: "unreachable", 4004: "busy", 4005: "ended", 4006: "closed" };
+const closeCodes = { 4001: "revoked", 4002: "off", 4003: "unreachable", 4004: "busy", 4005: "ended", 4006: "closed", 4007: "place" };
 
 let token = location.hash.slice(1); // until it was answered for good
 let rfb = null;
