@@ -263,12 +263,27 @@ func (g *Gateway) port(ctx context.Context, conn net.Conn, c console) error {
 				return err
 			}
 			var body orchestrator.ConsoleEntry
-			if json.Unmarshal(entry.Body, &body) == nil && body.Password != base64.StdEncoding.EncodeToString(c.sealed) {
-				return orchestrator.E("console", orchestrator.Permanent, orchestrator.ErrPassRevoked)
+			if err := json.Unmarshal(entry.Body, &body); err == nil {
+				sealed, _ := base64.StdEncoding.DecodeString(body.Password)
+				if err := g.same(c.machine, sealed, password); err != nil {
+					return err
+				}
 			}
 			return g.allowed(ctx, m)
 		},
 	})
+}
+
+// same is nil when what is sealed now is the password that a viewer has given, under whatever key.
+func (g *Gateway) same(machine string, sealed orchestrator.Sealed, given orchestrator.Secret) error {
+	now, err := g.cfg.Vault.Open(machine, orchestrator.SealedConsole, sealed)
+	if err != nil {
+		return err
+	}
+	if now != given {
+		return orchestrator.E("console", orchestrator.Permanent, orchestrator.ErrPassRevoked)
+	}
+	return nil
 }
 
 // behind is a port's machine and password: the entry's, which is what everybody was told is live.

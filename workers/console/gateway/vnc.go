@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -62,8 +61,8 @@ func (g *Gateway) vnc(ctx context.Context, conn net.Conn) error {
 			if err != nil {
 				return err
 			}
-			if !bytes.Equal(now.ConsolePassword, m.ConsolePassword) {
-				return orchestrator.E("console", orchestrator.Permanent, orchestrator.ErrPassRevoked)
+			if err := g.same(m.ID, now.ConsolePassword, password); err != nil {
+				return err
 			}
 			return g.allowed(ctx, now)
 		},
