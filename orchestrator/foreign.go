@@ -74,6 +74,7 @@ type Stranger struct {
 	Snapshot bool
 	Control  bool   // a control domain
 	Tag      string // the machine whose tag it carries, "" for none
+	Card     string // what was kept with the tag
 	Busy     string // an operation under way, "" for none
 	// Allowed are the addresses that the interfaces' locking lets them use, by device, where it is set.
 	Allowed map[string][]netip.Addr

@@ -138,6 +138,8 @@ func (l *Ledger) Claim(pool Pool, i Import, host, sr string) (Placement, error) 
 	const op = "claim"
 	known := l.Pools[pool.ID]
 	switch {
+	case known != nil && (known.Unread || known.Strange > 0):
+		return Placement{}, Errorf(op, Exhausted, "pool %s has not been read yet, or has machines that the database does not know: slipway audit", pool.ID)
 	case known == nil:
 		return Placement{}, Errorf(op, Exhausted, "pool %s has not been read yet", pool.ID)
 	case !slices.ContainsFunc(known.Hosts, func(h HostLedger) bool { return h.UUID == host }):

@@ -177,7 +177,7 @@ func SweepReservations(ctx context.Context, store Sweeping, service Addresses, p
 func beingPlaced(ctx context.Context, store Sweeping, machine string) (bool, error) {
 	m, err := store.Machine(ctx, machine)
 	if errors.Is(err, ErrNotFound) {
-		return false, nil
+		return true, nil // rows of machines are for ever: the store is an older copy, and the machine may have the addresses
 	}
 	if err != nil {
 		return false, err

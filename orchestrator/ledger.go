@@ -29,6 +29,10 @@ type PoolLedger struct {
 	SRs       []SRLedger
 	Templates map[string]string
 	Machines  int
+	// Unread is a pool that no worker has read since one of them started. Strange counts the machines whose VMs are in the pool with our tag and
+	// that the store does not know: it may be an older copy, and what they have is not known to be theirs.
+	Unread  bool
+	Strange int
 }
 
 // HostLedger is one host's memory.
@@ -78,6 +82,10 @@ func (l *Ledger) Place(estate *Estate, req PlaceRequest) (Placement, json.RawMes
 	var considered []Considered
 	best, bestSR := -1, ""
 	for _, pool := range estate.Pools {
+		if why := l.older(estate); why != "" {
+			considered = append(considered, Considered{Pool: pool.ID, Filter: why})
+			continue
+		}
 		if req.Pool != "" && pool.ID != req.Pool {
 			considered = append(considered, Considered{Pool: pool.ID, Filter: "the order names pool " + req.Pool})
 			continue
@@ -117,10 +125,32 @@ func (l *Ledger) Place(estate *Estate, req PlaceRequest) (Placement, json.RawMes
 	return placement, explain(considered), nil
 }
 
+// older tells why nothing is given out while there are machines that the store does not know: any address, MAC or port may be one of theirs,
+// in whatever pool.
+func (l *Ledger) older(estate *Estate) string {
+	for _, p := range estate.Pools {
+		if known := l.Pools[p.ID]; known != nil && known.Strange > 0 {
+			return fmt.Sprintf("the database may be an older copy: pool %s has VMs of %d machines that it does not know: slipway audit", p.ID, known.Strange)
+		}
+	}
+	return ""
+}
+
+// Older reports whether some pool has machines of ours that the store does not know: it may have been put back from a backup, and nobody
+// removes anything by its word.
+func (l *Ledger) Older() bool {
+	for _, p := range l.Pools {
+		if p.Strange > 0 || p.Unread {
+			return true
+		}
+	}
+	return false
+}
+
 // refusesPool checks what does not depend on the host.
 func (l *Ledger) refusesPool(pool Pool, req PlaceRequest) string {
 	ledger, ok := l.Pools[pool.ID]
-	if !ok {
+	if !ok || ledger.Unread {
 		return "the pool has not been read yet"
 	}
 	if hold, held := l.Held[PoolSubject(pool.ID)]; held {

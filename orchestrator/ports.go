@@ -67,6 +67,7 @@ type MachineSpec struct {
 	MAC      string
 	Address  netip.Addr // for VIF locking
 	Hostname string
+	Card     string // kept with the tag; "" keeps none
 }
 
 // VM is what was observed.
@@ -136,6 +137,7 @@ type Inventory struct {
 	SRs       []SRInventory
 	Templates map[string]string // image → template uuid
 	MACs      []string          // of VIFs that are not ours, lower case
+	Tagged    []string          // machines whose tag, or clone's name, some VM carries
 	Networks  []string          // uuids
 }
 

@@ -210,6 +210,10 @@ type Appliances interface {
 	// Entries returns a group and all its entries in one snapshot.
 	Entries(ctx context.Context, group string) (Group, []Entry, error)
 	EntryState(ctx context.Context, group, machine string) (EntryState, error)
+	// Ask records a state (the SHA-256 of its files) that a member of the group is about to be asked for, and Asked tells whether it ever was.
+	// What an appliance carries and the store never asked for is from a life of the database that was not restored.
+	Ask(ctx context.Context, group, sha256 string) error
+	Asked(ctx context.Context, group, sha256 string) (bool, error)
 	// PutMember records what a member answered.
 	PutMember(ctx context.Context, m Member) error
 	// Confirm records that enough members carry a generation: Group.Applied rises, entries up to it become Live, removed ones go,
@@ -217,7 +221,8 @@ type Appliances interface {
 	Confirm(ctx context.Context, group string, fence, generation int64, bad map[string]string) error
 	// MarkBad marks entries without a generation being applied.
 	MarkBad(ctx context.Context, group string, fence int64, bad map[string]string) error
-	// ApproveShrink lets one generation of a group through the shrink guard, and Resume clears a member's halt; both for operators.
+	// ApproveShrink lets one generation of a group through the shrink guard, and Resume clears a member's halt, whose state counts as asked for
+	// from then on; both for operators.
 	ApproveShrink(ctx context.Context, group string, generation int64, actor, reason string) error
 	ShrinkApproved(ctx context.Context, group string) (generation int64, err error)
 	Resume(ctx context.Context, group, member, actor, reason string) error
@@ -248,6 +253,8 @@ type Operators interface {
 	// Run.Rewound. A retry takes a request back that has not turned the run yet.
 	Intervene(ctx context.Context, i Intervention) (Run, error)
 
+	// BeginReading makes every pool count as unread until SyncPool: a worker that starts knows nothing, and the database may be an older copy.
+	BeginReading(ctx context.Context) error
 	// SyncPool records what a pool has; hosts and storage that are no longer there take nothing new.
 	SyncPool(ctx context.Context, inv Inventory) error
 	Ledger(ctx context.Context) (*Ledger, error)
@@ -257,6 +264,9 @@ type Operators interface {
 	PutAddress(ctx context.Context, a AddressRecord, actor, reason string) error
 	DropAddress(ctx context.Context, pool string, a netip.Addr, actor, reason string) error
 	Addresses(ctx context.Context) ([]AddressRecord, error)
+	// Adopt takes up a machine that the store has forgotten: its row, its addresses, MAC, port and room, and its entries in the groups, which are
+	// applied as any change. What is another machine's by now is kind Conflict and changes nothing; so is a machine or an order that is known.
+	Adopt(ctx context.Context, a Adoption) error
 	// EndQuarantine frees what has rested long enough by the database's clock and returns how many.
 	EndQuarantine(ctx context.Context) (int, error)
 	// Prune removes events that were published a week ago by the same clock, the oldest first and some thousands at most, and

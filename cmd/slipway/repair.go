@@ -64,6 +64,10 @@ func (e *env) tell(verb, what, again string, ask api.Act) error {
 		fmt.Fprintf(e.stdout, "nothing was done; to do it: slipway %s %s --yes --reason WHY\n", verb, clean(again))
 		return nil
 	}
+	if acted.Run == nil { // the adoption of a forgotten machine takes no run
+		fmt.Fprintln(e.stdout, "done")
+		return nil
+	}
 	fmt.Fprintf(e.stdout, "done: run %s is %s\n", clean(acted.Run.Run), clean(acted.Run.Status))
 	return nil
 }

@@ -295,7 +295,7 @@ func (j *judgement) blocked(g auditedGroup, m appliance.MemberPlan, place string
 	f := api.Finding{Kind: api.FindingDrift, Place: place, Object: "apply", Problem: m.Blocked, Repair: fmt.Sprintf("slipway group resume %s %s --yes --reason WHY", g.id, m.Name)}
 	halted := g.members[m.Name].Halted
 	switch {
-	case strings.HasPrefix(halted, "newer"), halted == "" && m.Generation > g.plan.Generation:
+	case strings.HasPrefix(halted, "newer"), m.Newer:
 		f.Kind = api.FindingNewer
 	case halted == "":
 		f.Repair = fmt.Sprintf("slipway group approve-shrink %s --yes --reason WHY", g.id)

@@ -19,6 +19,7 @@ import (
 	"slipway/internal/api"
 	"slipway/internal/config"
 	"slipway/internal/demo"
+	"slipway/internal/service"
 	"slipway/sim/xapi"
 )
 
@@ -29,6 +30,8 @@ type audited struct {
 	client *api.Client
 	log    *lockedBuffer
 	run    api.Run
+	worker *service.Service
+	stop   func() error
 }
 
 func newAudited(t *testing.T, change ...func(*config.Config)) *audited {
@@ -38,7 +41,8 @@ func newAudited(t *testing.T, change ...func(*config.Config)) *audited {
 	for _, c := range change {
 		c(a.site.Config)
 	}
-	w, _ := work(t, a.site, a.log)
+	w, stop := work(t, a.site, a.log)
+	a.worker, a.stop = w, stop
 	a.client = api.NewClient(a.site.Config.Socket)
 	t.Cleanup(a.client.Close)
 	put(t, w, order())

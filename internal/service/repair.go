@@ -26,6 +26,9 @@ func (s *Service) act(verb string) func(*http.Request) (any, error) {
 			return nil, orchestrator.FieldErrors{{Field: "body", Problem: "is not an act", Fix: "send {\"yes\": …, \"reason\": …}"}}
 		}
 		m, err := s.find(r)
+		if verb == orchestrator.VerbAdopt && errors.Is(err, orchestrator.ErrNotFound) {
+			return s.adoptForgotten(ctx, r.PathValue("what"), ask)
+		}
 		if err != nil {
 			return nil, err
 		}

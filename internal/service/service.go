@@ -254,6 +254,9 @@ func (s *Service) Close() {
 // Run works until ctx ends. It stops in two steps: nothing new is taken in, and what is in hand gets grace to reach its next commit.
 func (s *Service) Run(ctx context.Context) error {
 	const grace = 10 * time.Second
+	if err := s.Store.BeginReading(ctx); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
 	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer endWork()
 	commits, endCommits := context.WithCancel(context.WithoutCancel(ctx))

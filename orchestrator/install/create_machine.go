@@ -98,5 +98,6 @@ func machineSpec(s *orchestrator.Step) orchestrator.MachineSpec {
 	return orchestrator.MachineSpec{
 		MachineRef: s.Ref(), Run: s.Run.ID, Attempt: s.Run.Attempt, Image: m.Image, Plan: m.Plan,
 		SR: m.Placement.SR, Host: m.Placement.Host, Network: s.Pool.Network, MAC: m.Placement.MAC, Address: m.Placement.Private, Hostname: m.Hostname,
+		Card: m.Card(s.Run.Order).String(),
 	}
 }

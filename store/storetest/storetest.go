@@ -58,6 +58,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Repair":      repair,
 		"Foreign":     foreign,
 		"Books":       books,
+		"Lineage":     lineage,
 		"Import":      importing,
 		"Passes":      passes,
 		"Consoles":    consoles,

@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"fmt"
+	"slices"
 
 	"slipway/workers/appliance/apply"
 )
@@ -27,7 +28,8 @@ func believe(asked apply.Request, a apply.Answer) error {
 			return fmt.Errorf("it answers %q to an apply", a.Code)
 		}
 	case apply.Newer:
-		if a.Generation <= asked.Generation || a.Generation > maxGeneration {
+		forgotten := len(asked.Known) > 0 && len(a.SHA256) == len(asked.SHA256) && a.SHA256 != asked.SHA256 && !slices.Contains(asked.Known, a.SHA256)
+		if a.Generation <= asked.Generation && !forgotten || a.Generation > maxGeneration {
 			return fmt.Errorf("it answers that generation %d is live and newer than %d", a.Generation, asked.Generation)
 		}
 	case apply.Moved:

@@ -454,7 +454,7 @@ func (r *round) bring(ctx context.Context, due []Member, members map[string]orch
 			}
 		}
 		asked := r.Now()
-		answer, err := r.send(ctx, m, rendering, false)
+		answer, err := r.ask(ctx, m, members[m.Name], rendering)
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
@@ -580,7 +580,25 @@ func (r *round) isNew(machine string) bool {
 	return false
 }
 
-func (r *round) send(ctx context.Context, m Member, rendering Rendering, checkOnly bool) (apply.Answer, error) {
+// ask has a member apply. The store is told first, so that it knows the state again on any member that carries it, whatever becomes of the
+// answer; and a member that says that it carries another one is asked once more if the store remembers that one as well.
+func (r *round) ask(ctx context.Context, m Member, known orchestrator.Member, rendering Rendering) (apply.Answer, error) {
+	sum := apply.Sum(rendering.Files)
+	if err := r.Store.Ask(ctx, r.group.ID, sum); err != nil {
+		return apply.Answer{}, err
+	}
+	answer, err := r.send(ctx, m, rendering, false, sum, known.SHA256)
+	if err != nil || answer.Code != apply.Newer || answer.Generation > r.group.Generation || answer.SHA256 == known.SHA256 {
+		return answer, err
+	}
+	asked, err := r.Store.Asked(ctx, r.group.ID, answer.SHA256)
+	if err != nil || !asked {
+		return answer, err
+	}
+	return r.send(ctx, m, rendering, false, sum, answer.SHA256)
+}
+
+func (r *round) send(ctx context.Context, m Member, rendering Rendering, checkOnly bool, known ...string) (apply.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
 	if m.Follow != nil {
@@ -591,7 +609,8 @@ func (r *round) send(ctx context.Context, m Member, rendering Rendering, checkOn
 		return apply.Answer{Code: apply.Applied, Generation: r.group.Generation, SHA256: apply.Sum(rendering.Files)}, err
 	}
 	request := apply.Request{
-		Unit: string(r.loop.group.Unit), Fence: r.fence, Generation: r.group.Generation, SHA256: apply.Sum(rendering.Files), Files: rendering.Files,
+		Known: slices.DeleteFunc(known, func(s string) bool { return s == "" }),
+		Unit:  string(r.loop.group.Unit), Fence: r.fence, Generation: r.group.Generation, SHA256: apply.Sum(rendering.Files), Files: rendering.Files,
 		Rows: len(r.texts()), ShrinkApproved: r.approved, CheckOnly: checkOnly, Expect: r.expect[m.Name],
 	}
 	answer, err := m.Carrier.Apply(ctx, request)
@@ -683,7 +702,7 @@ func (r *round) learn(m orchestrator.Member, answer apply.Answer, err error) orc
 			m.Halted = m.Problem
 		}
 		if answer.Code == apply.Newer {
-			m.Applied = answer.Generation // what it carries, whatever we know of
+			m.Applied, m.SHA256 = answer.Generation, answer.SHA256 // what it carries, whatever we know of
 		}
 	}
 	b := r.retry[m.Name]

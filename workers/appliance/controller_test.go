@@ -493,6 +493,47 @@ func TestNewerGenerationHalts(t *testing.T) {
 	}
 }
 
+// A database that was put back is told from one that is behind by what it never asked for, also when its generations have caught up with the
+// appliance's: the appliance keeps what it has until an operator says otherwise. What was asked for and never answered is known again.
+func TestForgottenStateHalts(t *testing.T) {
+	b := setup(t, 1, 1)
+	b.put("one")
+	must(t, b.round())
+	g := b.known()
+	forgotten := apply.Request{Unit: "dhcp", Fence: 1, Generation: g.Generation + 1, Files: []apply.File{{Name: "hosts.conf", Content: "# ours\nforgotten\n"}}}
+	forgotten.SHA256 = apply.Sum(forgotten.Files)
+	if a := b.boxes[0].agent.Apply(t.Context(), forgotten); a.Code != apply.Applied { // by the life that is lost
+		t.Fatalf("%+v", a)
+	}
+	id := b.put("two") // the same generation, in the life that goes on
+	b.put("three")     // and a newer one
+	for range 2 {
+		_ = b.round()
+		if got := b.boxes[0].live(t); got != "# ours\nforgotten\n" || b.state(id).IsApplied() {
+			t.Fatalf("what the database has forgotten was overwritten: %q", got)
+		}
+	}
+	if m := b.member(0); !strings.HasPrefix(m.Halted, "newer: ") || !strings.Contains(m.Halted, "does not remember") {
+		t.Errorf("member %+v", m)
+	}
+	plan, err := New(b.cfg).Plan(t.Context(), groupID)
+	if err != nil || !plan.Members[0].Newer || plan.Blocked() == "" {
+		t.Errorf("plan %+v, %v", plan.Members, err)
+	}
+	must(t, b.store.Resume(t.Context(), groupID, "dhcp-1", "0:root", "looked"))
+	must(t, b.round())
+	if !b.state(id).IsApplied() {
+		t.Errorf("after the word: %+v", b.member(0))
+	}
+
+	lost := b.put("four")                                                            // its answer never comes, and the store knows nothing but that it was asked for
+	b.boxes[0].set(func(x *box) { x.lie = func(a *apply.Answer) { a.SHA256 = "" } }) // which is no answer
+	_ = b.round()
+	b.boxes[0].set(func(x *box) { x.lie = nil })
+	b.put("five")
+	b.until("it goes on", func() bool { _ = b.round(); return b.state(lost).IsApplied() })
+}
+
 // A worker whose lease went to another stops at the first answer that says so, and records nothing.
 func TestStaleFenceStops(t *testing.T) {
 	b := setup(t, 2, 1)
@@ -531,6 +572,7 @@ func TestForgottenFence(t *testing.T) {
 	if a := b.boxes[0].agent.Apply(t.Context(), seen); a.Code != apply.Applied {
 		t.Fatalf("%+v", a)
 	}
+	must(t, b.store.Ask(t.Context(), groupID, seen.SHA256)) // before the backup
 	id := b.put("one")
 	for range 3 {
 		if err := b.round(); err == nil || !strings.Contains(err.Error(), "older than the appliance") {

@@ -49,6 +49,7 @@ type MemberPlan struct {
 	Rows       int    // live
 	Problem    string // why it could not be read; it is then left as it is
 	Blocked    string // why an apply would not be let through, and the command for it; "" when it would
+	Newer      bool   // it is blocked, or would be, for what it carries: the database has forgotten it
 	Fault      string // why what runs is not what the files say; an apply loads them again
 	Notes      []string
 	Difference
@@ -214,6 +215,7 @@ func (r *round) plan(ctx context.Context, members map[string]orchestrator.Member
 				answer, err = r.look(ctx, m)
 			}
 			p.Members[i] = r.member(members[m.Name], answer, err)
+			r.remember(ctx, &p.Members[i], answer, p.SHA256)
 			if p.Problem == "" && p.Members[i].Problem == "" {
 				p.Members[i].compare(*answer.Live, rendering, names, r.loop.group)
 			}
@@ -248,6 +250,23 @@ func (r *round) look(ctx context.Context, m Member) (apply.Answer, error) {
 	return answer, nil
 }
 
+// remember blocks a member whose live state the store never asked for; see Store.Asked.
+func (r *round) remember(ctx context.Context, m *MemberPlan, answer apply.Answer, sum string) {
+	if m.Problem != "" || answer.SHA256 == "" || answer.SHA256 == sum {
+		return
+	}
+	asked, err := r.Store.Asked(ctx, r.group.ID, answer.SHA256)
+	switch {
+	case err != nil:
+		m.Problem = err.Error()
+	case !asked:
+		m.Newer = true
+		if m.Blocked == "" {
+			m.Blocked = fmt.Sprintf("it carries a state that the database does not remember to have asked for (generation %d)", answer.Generation)
+		}
+	}
+}
+
 // member says how a member stands beside its files.
 func (r *round) member(known orchestrator.Member, answer apply.Answer, err error) MemberPlan {
 	m := MemberPlan{Name: known.Name, Generation: answer.Generation}
@@ -261,6 +280,7 @@ func (r *round) member(known orchestrator.Member, answer apply.Answer, err error
 		m.Blocked = fmt.Sprintf("halted: %s; look at it, then: slipway group resume %s %s --yes", known.Halted, r.group.ID, m.Name)
 	case err != nil:
 	case answer.Generation > r.group.Generation:
+		m.Newer = true
 		m.Blocked = fmt.Sprintf("it carries generation %d, newer than the database's %d", answer.Generation, r.group.Generation)
 	case answer.Live.Shrinks != "" && !r.approved:
 		m.Blocked = fmt.Sprintf("%s; if that is meant: slipway group approve-shrink %s --yes", answer.Live.Shrinks, r.group.ID)

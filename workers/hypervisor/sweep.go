@@ -12,6 +12,7 @@ import (
 type Records interface {
 	Machines(ctx context.Context) ([]orchestrator.Machine, error)
 	Runs(ctx context.Context, f orchestrator.RunFilter) ([]orchestrator.RunView, error)
+	Ledger(ctx context.Context) (*orchestrator.Ledger, error)
 }
 
 // maxActive is how many runs a sweep reads; with more of them under way it waits for a calmer hour.
@@ -20,12 +21,17 @@ const maxActive = 100_000
 // Sweep removes the late effects of workers that lost their run: a hypervisor has no fences, so that a clone which was asked for in time may
 // appear when another worker has finished the machine, or the machine is gone. Machines are only looked at while no run is at work on them, and a
 // machine that the store does not know is nobody's to touch: the store may be an older copy. Nor is a machine that was imported: nothing was ever
-// cloned for it, and what comes late there is our tag, on a VM that is somebody else's again. It returns how many VMs it removed.
+// cloned for it, and what comes late there is our tag, on a VM that is somebody else's again. While any pool has machines that the store does not
+// know, or was not read yet, nothing is removed at all. It returns how many VMs it removed.
 func Sweep(ctx context.Context, records Records, h orchestrator.Hypervisor, pool string) (int, error) {
 	active, err := records.Runs(ctx, orchestrator.RunFilter{Limit: maxActive, Status: []orchestrator.Status{
 		orchestrator.StatusReady, orchestrator.StatusRunning, orchestrator.StatusWaiting, orchestrator.StatusParked, orchestrator.StatusCanceling,
 	}})
 	if err != nil || len(active) == maxActive {
+		return 0, err
+	}
+	ledger, err := records.Ledger(ctx)
+	if err != nil || ledger.Older() {
 		return 0, err
 	}
 	machines, err := records.Machines(ctx)

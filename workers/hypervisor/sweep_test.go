@@ -14,11 +14,16 @@ import (
 type records struct {
 	machines []orchestrator.Machine
 	active   []orchestrator.RunView
+	other    *orchestrator.PoolLedger
 }
 
 func (r records) Machines(context.Context) ([]orchestrator.Machine, error) { return r.machines, nil }
 func (r records) Runs(context.Context, orchestrator.RunFilter) ([]orchestrator.RunView, error) {
 	return r.active, nil
+}
+
+func (r records) Ledger(context.Context) (*orchestrator.Ledger, error) {
+	return &orchestrator.Ledger{Pools: map[string]*orchestrator.PoolLedger{"a": {}, "b": r.other}}, nil
 }
 
 type pool struct {
@@ -42,6 +47,7 @@ func TestSweepVouchesForWhatWeMade(t *testing.T) {
 		return m
 	}
 	r := records{
+		other: &orchestrator.PoolLedger{},
 		machines: []orchestrator.Machine{
 			machine("ready", orchestrator.Present, "vm-1"), machine("gone", orchestrator.Absent, ""), machine("planned", orchestrator.Planned, ""),
 			machine("unknown-vm", orchestrator.Present, ""), machine("at-work", orchestrator.Present, "vm-2"), machine("leaving", orchestrator.Absent, ""),
@@ -55,5 +61,16 @@ func TestSweepVouchesForWhatWeMade(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]string{"ready": "vm-1", "gone": ""}, p.settled); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// An older copy of the store vouches for nothing, in any pool; nor does one that nobody has compared with the pools yet.
+func TestSweepOfAnOlderStoreRemovesNothing(t *testing.T) {
+	for name, other := range map[string]orchestrator.PoolLedger{"unknown machines": {Strange: 1}, "not read": {Unread: true}} {
+		var p pool
+		r := records{machines: []orchestrator.Machine{{ID: "gone", Presence: orchestrator.Absent}}, other: &other}
+		if _, err := hypervisor.Sweep(t.Context(), r, &p, "a"); err != nil || p.settled != nil {
+			t.Errorf("%s: vouched for %v, %v", name, p.settled, err)
+		}
 	}
 }

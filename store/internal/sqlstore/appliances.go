@@ -177,6 +177,21 @@ func (s *Store) EntryState(ctx context.Context, group, machine string) (orchestr
 	return state, nil
 }
 
+// Ask implements orchestrator.Appliances.
+func (s *Store) Ask(ctx context.Context, group, sha256 string) error {
+	return s.update(ctx, "store.Ask", Stmt{
+		SQL:  `INSERT INTO asked_states (group_id, sha256, at) VALUES ($1, $2, {now}) ON CONFLICT (group_id, sha256) DO UPDATE SET at = excluded.at`,
+		Args: []any{group, sha256},
+	})
+}
+
+// Asked implements orchestrator.Appliances.
+func (s *Store) Asked(ctx context.Context, group, sha256 string) (bool, error) {
+	n := 0
+	err := s.view(ctx, "store.Asked", Stmt{SQL: `SELECT 1 FROM asked_states WHERE group_id = $1 AND sha256 = $2`, Args: []any{group, sha256}, Scan: counted(&n)})
+	return n > 0, err
+}
+
 // PutMember implements orchestrator.Appliances.
 func (s *Store) PutMember(ctx context.Context, m orchestrator.Member) error {
 	return s.update(ctx, "store.PutMember", Stmt{
@@ -297,6 +312,11 @@ func (s *Store) Resume(ctx context.Context, group, member, actor, reason string)
 		// A member that carries a generation from a life of the database that was not restored is brought over by a newer one.
 		err = one(ctx, tx, `UPDATE appliance_groups SET generation = (SELECT applied FROM members WHERE group_id = $1 AND name = $2) + 1
 			WHERE id = $1 AND generation <= (SELECT applied FROM members WHERE group_id = $1 AND name = $2 AND dirty = 1)`, nil, group, member)
+		if err != nil {
+			return err
+		}
+		err = one(ctx, tx, `INSERT INTO asked_states (group_id, sha256, at) SELECT group_id, sha256, {now} FROM members WHERE group_id = $1 AND name = $2 AND sha256 <> ''
+			ON CONFLICT (group_id, sha256) DO NOTHING`, nil, group, member)
 		if err != nil {
 			return err
 		}

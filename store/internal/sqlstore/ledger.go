@@ -56,7 +56,7 @@ func newLedger() ledgerLoad {
 // reads are the statements that fill the ledger. Hosts and storage that are gone are left out.
 func (l ledgerLoad) reads() []Stmt {
 	return []Stmt{
-		{SQL: `SELECT id, templates, (SELECT count(*) FROM reservations v WHERE v.pool = pools.id) FROM pools`, Scan: l.pool},
+		{SQL: `SELECT id, templates, (SELECT count(*) FROM reservations v WHERE v.pool = pools.id), unread, strange FROM pools`, Scan: l.pool},
 		{SQL: `SELECT pool, uuid, name, memory_mib, cpus, enabled, reserved_mib FROM hosts WHERE gone = 0 ORDER BY pool, uuid`, Scan: l.host},
 		{SQL: `SELECT pool, uuid, name, bytes, shared, hosts, reserved_bytes FROM srs WHERE gone = 0 ORDER BY pool, uuid`, Scan: l.sr},
 		{SQL: `SELECT mac, owner FROM macs`, Scan: l.mac},
@@ -70,7 +70,7 @@ func (l ledgerLoad) reads() []Stmt {
 func (l ledgerLoad) pool(row Row) error {
 	var id string
 	var p orchestrator.PoolLedger
-	err := row.Scan(&id, intoJSON(&p.Templates), &p.Machines)
+	err := row.Scan(&id, intoJSON(&p.Templates), &p.Machines, intoBool(&p.Unread), &p.Strange)
 	l.Pools[id] = &p
 	return err
 }
@@ -149,6 +149,11 @@ func (l ledgerLoad) hold(row Row) error {
 	return nil
 }
 
+// BeginReading implements orchestrator.Operators.
+func (s *Store) BeginReading(ctx context.Context) error {
+	return s.update(ctx, "store.BeginReading", Stmt{SQL: `UPDATE pools SET unread = 1`})
+}
+
 // SyncPool implements orchestrator.Operators. A pool that shrank below what is promised keeps its promises and takes nothing new; whoever
 // waits for room is due, for there may be more.
 func (s *Store) SyncPool(ctx context.Context, inv orchestrator.Inventory) error {
@@ -159,6 +164,7 @@ func (s *Store) SyncPool(ctx context.Context, inv orchestrator.Inventory) error 
 	}
 	add(`INSERT INTO pools (id, templates, updated_at) VALUES ($1, $2, {now})
 		ON CONFLICT (id) DO UPDATE SET templates = excluded.templates, updated_at = excluded.updated_at`, inv.Pool, text(inv.Templates))
+	add(`UPDATE pools SET unread = 0, strange = (SELECT count(*) FROM {list $2} AS seen WHERE value NOT IN (SELECT id FROM machines)) WHERE id = $1`, inv.Pool, list(inv.Tagged))
 	add(`UPDATE hosts SET gone = 1 WHERE pool = $1`, inv.Pool)
 	for _, h := range inv.Hosts {
 		add(`INSERT INTO hosts (pool, uuid, name, memory_mib, cpus, enabled) VALUES ($1, $2, $3, $4, $5, $6)

@@ -30,8 +30,9 @@ func (s *Store) MarkPublished(ctx context.Context, ids []int64) error {
 }
 
 const (
-	keepPublished = 7 * 24 * time.Hour // long enough to look at what a panel says that it never heard
-	pruneAtOnce   = 10_000             // what one transaction removes
+	keepPublished = 7 * 24 * time.Hour  // long enough to look at what a panel says that it never heard
+	pruneAtOnce   = 10_000              // what one transaction removes
+	keepAsked     = 90 * 24 * time.Hour // as long as an appliance may be away and still be known
 )
 
 // Prune implements orchestrator.Operators. Rows that somebody else works on are left for the next time. The type is spelled out, so that the
@@ -39,6 +40,10 @@ const (
 func (s *Store) Prune(ctx context.Context) (int, error) {
 	n := 0
 	err := s.update(ctx, "store.Prune", Stmt{
+		SQL: `DELETE FROM asked_states WHERE at <= {now} - CAST($1 AS BIGINT)
+				AND sha256 NOT IN (SELECT m.sha256 FROM members m WHERE m.group_id = asked_states.group_id)`,
+		Args: []any{keepAsked.Microseconds()},
+	}, Stmt{
 		SQL: `DELETE FROM console_passes WHERE hash IN (SELECT hash FROM console_passes
 				WHERE expires_at <= {now} - CAST($1 AS BIGINT) ORDER BY expires_at LIMIT $2 {skip})`,
 		Args: []any{keepPasses.Microseconds(), pruneAtOnce},

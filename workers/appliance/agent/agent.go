@@ -141,6 +141,9 @@ func (j *job) change(ctx context.Context) apply.Answer {
 	if j.req.Generation < j.state.Live.Generation {
 		return j.refuse(answerf(apply.Newer, "generation %d is live and %d was asked for", j.state.Live.Generation, j.req.Generation))
 	}
+	if j.forgotten() {
+		return j.refuse(answerf(apply.Newer, "a state is live that the database does not remember to have asked for (generation %d, %.12s…)", j.state.Live.Generation, j.state.Live.SHA256))
+	}
 	sum, contents, err := liveSum(j.places)
 	if err != nil {
 		return j.refuse(answerf(apply.Unsupported, "%v", err))
@@ -157,6 +160,12 @@ func (j *job) change(ctx context.Context) apply.Answer {
 		return j.refuse(answer)
 	}
 	return j.swap(ctx)
+}
+
+// forgotten is true when the asker does not know of what was last proven here.
+func (j *job) forgotten() bool {
+	now := j.state.Live.SHA256
+	return len(j.req.Known) > 0 && now != "" && now != j.req.SHA256 && !slices.Contains(j.req.Known, now)
 }
 
 // sameAsLive is true when nothing but the generation's number can differ between the request and what was last proven.

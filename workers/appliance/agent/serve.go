@@ -69,9 +69,15 @@ func Decode(r io.Reader) (apply.Request, error) {
 }
 
 // validate is nil for a request that this unit can be asked for.
+// maxKnown bounds Request.Known.
+const maxKnown = 1000
+
 func validate(req apply.Request, places []place) error {
 	if req.Fence < 0 || req.Generation < 0 || req.Rows < 0 {
 		return fmt.Errorf("fence %d, generation %d, rows %d: none may be negative", req.Fence, req.Generation, req.Rows)
+	}
+	if len(req.Known) > maxKnown {
+		return fmt.Errorf("%d known states are more than %d", len(req.Known), maxKnown)
 	}
 	known := map[string]bool{}
 	for _, p := range places {

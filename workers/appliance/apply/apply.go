@@ -33,6 +33,9 @@ type Request struct {
 	ReadOnly bool `json:"read_only,omitempty"`
 	// Survey, with ReadOnly, asks instead what is there that is not ours: Unit is all it carries besides. The answer is Surveyed.
 	Survey bool `json:"survey,omitempty"`
+	// Known are sums of states that the asker has asked for before: the live one must be among them, or be the one that is asked for. An
+	// appliance that carries another one is answered for as Newer and left as it is: whoever asks has forgotten it. Empty says nothing.
+	Known []string `json:"known,omitempty"`
 	// Expect is the SumLive of what must lie in the unit's places when the apply begins; anything else is answered Moved and left as it
 	// is. "" expects nothing.
 	Expect string `json:"expect,omitempty"`

@@ -66,7 +66,7 @@ func strangerOf(rec vmRecord) stranger {
 		Snapshot: rec.Snapshot, Control: rec.ControlDomain,
 	}}
 	if t, ok := rec.tag(); ok {
-		s.Tag = t.machine
+		s.Tag, s.Card = t.machine, rec.OtherConfig[keyCard]
 	}
 	_, s.Busy = rec.busy()
 	return s
@@ -209,7 +209,7 @@ func (b *Backend) ReleaseMachine(ctx context.Context, ref orchestrator.MachineRe
 
 // untag removes what a tag is made of, the part that makes it one first.
 func (p *pool) untag(ctx context.Context, class string, ref Ref, have map[string]string) error {
-	for _, key := range []string{keyMachine, keySelf, keyRun, keyAttempt} {
+	for _, key := range []string{keyMachine, keySelf, keyRun, keyAttempt, keyCard} {
 		if _, there := have[key]; !there {
 			continue
 		}

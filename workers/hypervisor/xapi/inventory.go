@@ -95,6 +95,13 @@ func (b *Backend) Inventory(ctx context.Context, poolID string) (orchestrator.In
 			out.Networks = append(out.Networks, n.UUID)
 		}
 	}
+	for ref, rec := range w.vms {
+		if w.ours(ref) {
+			out.Tagged = append(out.Tagged, rec.machine())
+		}
+	}
+	slices.Sort(out.Tagged)
+	out.Tagged = slices.Compact(out.Tagged)
 	slices.Sort(out.MACs)
 	slices.Sort(out.Networks)
 	return out, nil

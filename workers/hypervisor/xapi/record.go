@@ -19,6 +19,7 @@ const (
 	keyMachine = "slipway_machine" // on a VM or VDI: the machine that it belongs to
 	keyRun     = "slipway_run"     // on a VM: the run and attempt that cloned it
 	keyAttempt = "slipway_attempt"
+	keyCard    = "slipway_card" // on a VM: orchestrator.Card
 	// keySelf is the object's own uuid, written with the tag. xapi copies other_config into clones, snapshots and exports: a tag
 	// beside another uuid is somebody's copy of our machine, and not ours to adopt or remove.
 	keySelf = "slipway_self"

@@ -87,6 +87,11 @@ func (s *shaping) load(ctx context.Context) error {
 // tag marks the clone as this machine's, with the run and attempt that made it. The machine is written last: a tag is whole or none.
 func (s *shaping) tag(ctx context.Context) error {
 	t, tagged, _ := s.rec.belongsTo(s.spec.Machine)
+	if s.spec.Card != "" {
+		if err := s.setOther(ctx, "VM", s.ref, s.rec.OtherConfig, keyCard, s.spec.Card); err != nil {
+			return err
+		}
+	}
 	if !tagged {
 		for _, kv := range [][2]string{
 			{keyRun, t.run}, {keyAttempt, strconv.Itoa(t.attempt)}, {keySelf, s.rec.UUID}, {keyMachine, s.spec.Machine},

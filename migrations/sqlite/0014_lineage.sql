@@ -1,0 +1,15 @@
+-- +goose Up
+
+-- The states that were ever asked for, before they were: an appliance that carries another one has it from a life of the database that was not
+-- restored. sha256 is of the rendered files.
+CREATE TABLE asked_states (
+	group_id TEXT NOT NULL,
+	sha256 TEXT NOT NULL,
+	at INTEGER NOT NULL,
+	PRIMARY KEY (group_id, sha256)
+);
+INSERT INTO asked_states (group_id, sha256, at) SELECT DISTINCT group_id, sha256, 0 FROM members WHERE sha256 <> '';
+
+-- A pool is unread from a worker's start until it is read again, and strange while there are VMs in it with our tag whose machines are unknown.
+ALTER TABLE pools ADD COLUMN unread INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE pools ADD COLUMN strange INTEGER NOT NULL DEFAULT 0;
