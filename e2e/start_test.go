@@ -6,10 +6,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rabbitmq/amqp091-go"
 
 	"slipway/internal/testenv"
+	"slipway/internal/testnet"
 	"slipway/internal/testserver"
 )
 
@@ -35,6 +37,14 @@ func TestStartIsRefused(t *testing.T) {
 	refused := func(words ...string) {
 		t.Helper()
 		w := s.begin("worker")
+		testnet.Until(t, 2*time.Minute, "serve to end", func() bool {
+			select {
+			case <-w.Done():
+				return true
+			default:
+				return false
+			}
+		})
 		if err := w.Wait(); err == nil {
 			t.Error("it ended well")
 		}

@@ -92,7 +92,8 @@ func declare(ch *amqp091.Channel) error {
 // Permanent and names each such part, what is different about it, and both values. Any other error is Transient: the broker is away, say.
 func (q *Queue) Ensure(ctx context.Context) error {
 	const op = "amqp.Ensure"
-	ctx, cancel := context.WithTimeoutCause(ctx, q.config.ConnectTimeout, fmt.Errorf("no answer within %s", q.config.ConnectTimeout))
+	limit := q.config.ConnectTimeout + q.config.PublishTimeout // to connect, and then for a broker that is slow
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %s", limit))
 	defer cancel()
 	l := newLink("slipway ensure", q.config, q.consume.tls, nil)
 	defer func() { _ = l.close() }() // nothing is under way on it
