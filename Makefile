@@ -4,7 +4,7 @@ GO ?= go
 BIN := bin/slipway
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-quick simulate crash flood fuzz bench lint generate clean
+.PHONY: help build demo test test-quick harness simulate crash flood fuzz bench lint generate clean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test-quick: ## what runs here without installing anything and without root; list
 
 fuzz: ## every parser of foreign bytes for FUZZTIME (1m) each; a part of that time is in `make test`
 	scripts/fuzz.sh
+
+harness: ## break every row of every process table in every way; prints how many walks converged
+	@set -o pipefail; $(GO) test ./orchestrator/orchestratortest -count=1 -v -run '^Test(Install|Uninstall|Reconfigure|Suspend|Unsuspend|Import)' | grep -vE '^ *(=== |--- PASS|PASS$$)'
 
 SEEDS ?= 1000
 simulate: ## whole sites with faults, by seed (SEEDS=1000); a seed that fails is printed with what repeats it
@@ -46,7 +49,7 @@ lint: ## format, vet, staticcheck
 	$(GO) tool staticcheck ./...
 
 generate: ## bring generated docs and golden files up to date
-	$(GO) test ./orchestrator/orchestratortest -run StatesPage -update
+	$(GO) test ./orchestrator/orchestratortest -update
 	$(GO) test ./workers/dhcp/isc ./workers/firewall/iptables ./workers/console/xvp -run 'Render|Golden' -update
 
 clean: ## remove what was built

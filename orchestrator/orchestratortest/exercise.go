@@ -27,7 +27,8 @@ type Subject struct {
 	// "" is all.
 	Until    string
 	Build    Builder
-	NewStore func(testing.TB) Store // empty, its schema in place; closed by the caller's cleanup
+	NewStore func(testing.TB) Store // empty, its schema in place; closed by the caller's cleanup. A Rewinder makes it much faster
+	Tally    *Tally                 // counts what was disturbed; may be nil
 }
 
 // Exercise breaks every row of a process in every way that it can break, one way at a time, and looks whether the end is that of a run
@@ -42,8 +43,11 @@ type Subject struct {
 //   - a cancel, or an order that takes over, comes in after each commit;
 //   - another worker takes the run away before and after each effect, and the first one does not know it;
 //   - all of that at random, by seed.
+//
+// A disturbance that is not met is a failure, and so is a call to the world that the harness does not know.
 func Exercise(t *testing.T, subject Subject) {
 	x := &exercise{Subject: subject}
+	subject.Tally.subject(subject.Process + " in " + cmp.Or(subject.Pool, PoolNAT))
 	forward := path{name: "forward", begin: func(s *Site) string { return s.Begin(subject.Process) }}
 	x.disturb(t, forward)
 	if subject.Until != "" {
@@ -51,7 +55,7 @@ func Exercise(t *testing.T, subject Subject) {
 		t.Run("random", func(t *testing.T) { x.random(t, forward) })
 		return
 	}
-	t.Run("history", func(t *testing.T) { x.history(t, forward) })
+	t.Run("history", func(t *testing.T) { x.history(t, forward.within(t)) })
 	t.Run("fail", x.fail)
 	t.Run("cancel", func(t *testing.T) { x.interrupt(t, forward, "", x.cancelable(t)) })
 	for _, over := range subject.Over {
@@ -80,6 +84,20 @@ type exercise struct{ Subject }
 type path struct {
 	name  string
 	begin func(*Site) (run string)
+	// from are the sites that stand there already; life is the test in which all walks of the path are.
+	from *beginnings
+	life *testing.T
+}
+
+// within is the path for the tests in t.
+func (p path) within(t *testing.T) path {
+	p.from, p.life = &beginnings{}, t
+	return p
+}
+
+// point counts what a test has disturbed, once it is known how it ended.
+func (x *exercise) point(t *testing.T, hit string) {
+	t.Cleanup(func() { x.Tally.point(x.Process, hit, !t.Failed()) })
 }
 
 // walked is a walk that nobody disturbed.
@@ -90,10 +108,10 @@ type walked struct {
 	end     []string
 }
 
-// site is a new one, after Given.
-func (x *exercise) site(t *testing.T, seed uint64) *Site {
+// site is a new one, after Given. Its store lives as long as the test life.
+func (x *exercise) site(t, life *testing.T, seed uint64) *Site {
 	t.Helper()
-	s := NewSite(t, seed, x.NewStore(t), x.Build)
+	s := NewSite(t, seed, x.NewStore(life), x.Build)
 	s.In(cmp.Or(x.Pool, PoolNAT))
 	if x.Prepare != nil {
 		x.Prepare(s)
@@ -121,24 +139,39 @@ func (x *exercise) process(t *testing.T) *orchestrator.Process {
 
 func (x *exercise) cancelable(t *testing.T) bool { return x.process(t).Cancelable }
 
-// start begins a path so that its points count from 1.
-func (x *exercise) start(s *Site, p path) (run string) {
+// start is a site that stands where a path begins, with points that count from 1.
+func (x *exercise) start(t *testing.T, p path) (s *Site, run string) {
+	t.Helper()
+	return p.from.take(t, func() (*Site, string) {
+		s := x.site(t, p.life, 1)
+		return s, x.begin(s, p)
+	})
+}
+
+func (x *exercise) begin(s *Site, p path) (run string) {
 	run = p.begin(s)
 	s.World.forgetCalls()
 	s.Commits = nil
 	return run
 }
 
+// given is where every path begins: what is given is there, and nothing is ordered.
+func (x *exercise) given(t *testing.T) path {
+	return path{name: "given", begin: func(*Site) string { return "" }}.within(t)
+}
+
 // walk walks a path undisturbed.
 func (x *exercise) walk(t *testing.T, p path) walked {
 	t.Helper()
-	s := x.site(t, 1)
-	run := x.start(s, p)
+	s, run := x.start(t, p)
 	var w walked
 	at := s.following()
 	s.World.Interrupt = func(p Point) error {
 		if p.IsHypervisor() && at.Uses&orchestrator.UsesPool == 0 {
 			t.Errorf("%s is called by step %s, which does not say that it uses the pool: a maintenance would not hold it", p, at.Step)
+		}
+		if !p.isKnown() {
+			t.Errorf("the call %s is neither an effect nor a look: say which in point.go", p.Call)
 		}
 		w.points = append(w.points, p)
 		return nil
@@ -219,30 +252,32 @@ func failing(step string, done bool) func(orchestrator.Row, bool, Act) Act {
 // disturb breaks a path at each of its points in each way.
 func (x *exercise) disturb(t *testing.T, p path) {
 	t.Run(p.name, func(t *testing.T) {
+		p := p.within(t)
 		undisturbed := x.walk(t, p)
 		t.Run("twice", func(t *testing.T) { x.twice(t, p, undisturbed) })
 		for n, point := range undisturbed.points[:undisturbed.own] {
-			try := func(name string, what func(*Site, string) error, check func(*testing.T, *Site)) {
+			try := func(name, hit string, what func(*Site, string) error, check func(*testing.T, *Site)) {
 				t.Run(name+"/"+point.String(), func(t *testing.T) {
 					t.Parallel()
+					x.point(t, hit)
 					x.at(t, p, undisturbed, n, what, check)
 				})
 			}
 			if point.IsEffect() {
-				try("crash", crashAt(point), crashedAt(point))
-				try("zombie", takeAway, fencedOff(point))
+				try("crash", "killed "+string(point.Moment), crashAt(point), crashedAt(point))
+				try("zombie", hitTaken, takeAway, fencedOff(point))
 			}
 			if (point.IsHypervisor() || point.IsRegistry()) && point.Moment != During {
-				try("lost", lose, func(*testing.T, *Site) {})
+				try("lost", hitLost, lose, func(*testing.T, *Site) {})
 			}
 			if point.Moment == Before && slices.Contains([]string{"StartClone", "StartMachine", "StopMachine"}, point.Call) {
-				try("late", func(*Site, string) error { return ErrLate }, func(*testing.T, *Site) {})
+				try("late", hitLate, func(*Site, string) error { return ErrLate }, func(*testing.T, *Site) {})
 			}
 			if point.Call == "Reserve" {
-				try("outage", noAnswer, func(*testing.T, *Site) {})
+				try("outage", hitService, noAnswer, func(*testing.T, *Site) {})
 			}
 			if point.Call == CommitCall {
-				try("away", goAway, func(*testing.T, *Site) {})
+				try("away", hitAway, goAway, func(*testing.T, *Site) {})
 			}
 		}
 	})
@@ -251,8 +286,7 @@ func (x *exercise) disturb(t *testing.T, p path) {
 // at walks a path, does something at its n-th point, and compares the end. Up to the point the walk must be the undisturbed one: so it is
 // known that the point was met, and that it was that one.
 func (x *exercise) at(t *testing.T, p path, undisturbed walked, n int, what func(*Site, string) error, check func(*testing.T, *Site)) {
-	s := x.site(t, 1)
-	run := x.start(s, p)
+	s, run := x.start(t, p)
 	seen := 0
 	s.World.Interrupt = func(here Point) error {
 		if seen > n {
@@ -352,15 +386,17 @@ func (x *exercise) twice(t *testing.T, p path, undisturbed walked) {
 	for _, row := range x.process(t).Rows {
 		t.Run(row.Step, func(t *testing.T) {
 			t.Parallel()
-			s := x.site(t, 1)
-			x.start(s, p)
-			called := 0
-			s.Wrap = func(r orchestrator.Row, _ bool, do Act) Act {
+			s, _ := x.start(t, p)
+			called, undone := 0, 0
+			s.Wrap = func(r orchestrator.Row, undo bool, do Act) Act {
 				if r.Step != row.Step {
 					return do
 				}
 				return func(ctx context.Context, step *orchestrator.Step) (orchestrator.Outcome, error) {
 					called++
+					if undo {
+						undone++
+					}
 					first := *step
 					machine := *step.Machine
 					machine.Disks = slices.Clone(machine.Disks)
@@ -373,8 +409,16 @@ func (x *exercise) twice(t *testing.T, p path, undisturbed walked) {
 				}
 			}
 			s.Settle()
-			if called == 0 && p.name == "forward" && !undisturbed.skipped[row.Step] {
+			switch {
+			case undisturbed.skipped[row.Step]:
+			case p.name == "forward" && called == 0:
 				t.Errorf("%s was not called", row.Step)
+			case p.name == "back" && undone == 0 && row.Undo != nil:
+				t.Errorf("%s was not undone", row.Step)
+			}
+			if called > 0 {
+				x.point(t, hitTwice)
+				x.Tally.row(x.Process, row.Step)
 			}
 			s.same(undisturbed.end)
 		})
@@ -384,8 +428,8 @@ func (x *exercise) twice(t *testing.T, p path, undisturbed walked) {
 // history walks one seed twice and another once.
 func (x *exercise) history(t *testing.T, p path) {
 	walk := func(seed uint64) (history []string, end []string) {
-		s := x.site(t, seed)
-		x.start(s, p)
+		s := x.site(t, t, seed)
+		x.begin(s, p)
 		s.Settle()
 		history = s.Journal()
 		for _, e := range s.Events() {
@@ -413,8 +457,8 @@ func (x *exercise) history(t *testing.T, p path) {
 
 // rolls reports whether chance has a part in a path: where nothing takes its time, all seeds have one history.
 func (x *exercise) rolls(t *testing.T, p path) bool {
-	s := x.site(t, 1)
-	x.start(s, p)
+	s := x.site(t, t, 1)
+	x.begin(s, p)
 	s.World.rolled = false
 	s.Settle()
 	return s.World.rolled
@@ -423,7 +467,8 @@ func (x *exercise) rolls(t *testing.T, p path) bool {
 // fail makes each row fail for good, before it does anything and when it has done everything.
 func (x *exercise) fail(t *testing.T) {
 	process := x.process(t)
-	undisturbed := x.walk(t, path{begin: func(s *Site) string { return s.Begin(x.Process) }})
+	undisturbed := x.walk(t, path{begin: func(s *Site) string { return s.Begin(x.Process) }}.within(t))
+	given := x.given(t)
 	for _, row := range process.Rows {
 		if undisturbed.skipped[row.Step] {
 			continue
@@ -431,7 +476,8 @@ func (x *exercise) fail(t *testing.T) {
 		for moment, done := range map[Moment]bool{Before: false, After: true} {
 			t.Run(row.Step+"_"+string(moment), func(t *testing.T) {
 				t.Parallel()
-				s := x.site(t, 1)
+				x.point(t, hitFailed)
+				s, _ := x.start(t, given)
 				before := x.before(t, s)
 				s.Wrap = failing(row.Step, done)
 				run := s.Begin(x.Process)
@@ -541,8 +587,11 @@ func (s *Site) nothingLeft(before []string) {
 
 // interrupt has somebody cancel the run, or order the process that takes over, after each commit.
 func (x *exercise) interrupt(t *testing.T, p path, over string, unwinds bool) {
+	p = p.within(t)
 	undisturbed := x.walk(t, p)
 	commits := 0
+	first, _ := x.start(t, x.given(t))
+	before := x.before(t, first)
 	bare := NewSite(t, 1, x.NewStore(t), x.Build)
 	if x.Prepare != nil {
 		x.Prepare(bare)
@@ -560,9 +609,13 @@ func (x *exercise) interrupt(t *testing.T, p path, over string, unwinds bool) {
 	for n := range broken {
 		t.Run(fmt.Sprintf("after_commit_%d", n+1), func(t *testing.T) {
 			t.Parallel()
-			s := x.site(t, 1)
-			before := x.before(t, s)
-			run := x.start(s, p)
+			hit := hitCanceled
+			if over != "" {
+				hit = hitOrdered
+			}
+			x.point(t, hit)
+			s, run := x.start(t, p)
+			met := false
 			s.Committed = func(c orchestrator.Commit) {
 				if c.Ended != nil && c.Ended.Outcome == orchestrator.OutcomeUndone && s.World.Pending() > 0 {
 					t.Errorf("%s counts as undone while a task is under way", c.Ended.Step)
@@ -570,6 +623,7 @@ func (x *exercise) interrupt(t *testing.T, p path, over string, unwinds bool) {
 				if len(s.Commits) != n+1 {
 					return
 				}
+				met = true
 				switch {
 				case over != "":
 					s.Begin(over)
@@ -578,6 +632,9 @@ func (x *exercise) interrupt(t *testing.T, p path, over string, unwinds bool) {
 				}
 			}
 			s.Settle()
+			if !met {
+				t.Errorf("the walk has %d commits, it was to be disturbed after %d", len(s.Commits), n+1)
+			}
 			for _, line := range s.Journal() {
 				if strings.Contains(line, " "+orchestrator.OutcomeFailed+" ") {
 					t.Errorf("the way back meets a failure that nobody made: %s", line)
@@ -607,13 +664,14 @@ func (x *exercise) interrupt(t *testing.T, p path, over string, unwinds bool) {
 
 // random disturbs every tenth point in some way, by seed. A run that parks is tried again: nothing that happens here is for ever.
 func (x *exercise) random(t *testing.T, p path) {
+	p = p.within(t)
 	undisturbed := x.walk(t, p)
 	for seed := range uint64(8) {
 		t.Run(fmt.Sprint("seed_", seed), func(t *testing.T) {
 			t.Parallel()
+			x.point(t, hitRandom)
 			walk := func() []string {
-				s := x.site(t, 1)
-				run := x.start(s, p)
+				s, run := x.start(t, p)
 				dice := NewWorld(seed).dice
 				s.World.Interrupt = func(p Point) error {
 					switch n := dice.IntN(50); {

@@ -11,7 +11,7 @@ import (
 	"slipway/orchestrator/orchestratortest"
 )
 
-var update = flag.Bool("update", false, "write docs/states.md")
+var update = flag.Bool("update", false, "write docs/states.md and the harness's table in docs/reliability.md")
 
 func TestStatesPage(t *testing.T) {
 	const path = "../../docs/states.md"

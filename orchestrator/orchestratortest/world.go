@@ -40,6 +40,7 @@ type World struct {
 
 	inventory map[string]orchestrator.Inventory
 	dice      *rand.Rand
+	source    *rand.PCG // of the dice
 	rolled    bool
 	ids       int
 	calls     map[string]int
@@ -112,8 +113,9 @@ type task struct {
 
 // NewWorld makes an empty world of these pools.
 func NewWorld(seed uint64, pools ...orchestrator.Inventory) *World {
+	source := rand.NewPCG(seed, 1)
 	w := &World{
-		inventory: map[string]orchestrator.Inventory{}, dice: rand.New(rand.NewPCG(seed, 1)), calls: map[string]int{}, tasks: map[string]*task{},
+		inventory: map[string]orchestrator.Inventory{}, source: source, dice: rand.New(source), calls: map[string]int{}, tasks: map[string]*task{},
 		live: map[string]map[string]json.RawMessage{}, Effects: map[string]int{},
 		dns: map[string]entry{}, monitored: map[string]orchestrator.MonitoredHost{},
 	}

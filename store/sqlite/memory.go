@@ -43,6 +43,20 @@ func (m *Memory) Reset() error {
 	return errors.Join(m.db.exec(`ROLLBACK`), m.db.exec(`BEGIN`))
 }
 
+// Mark notes what is in it; Rewind takes back everything since.
+func (m *Memory) Mark() error {
+	m.db.mu.Lock()
+	defer m.db.mu.Unlock()
+	return m.db.exec(`SAVEPOINT mark`)
+}
+
+// Rewind makes it what it was at Mark. It may be called again and again.
+func (m *Memory) Rewind() error {
+	m.db.mu.Lock()
+	defer m.db.mu.Unlock()
+	return m.db.exec(`ROLLBACK TO mark`)
+}
+
 // memory implements sqlstore.DB on one connection. All its transactions are savepoints of one that is never committed. The connection is
 // not told of the callers' contexts: it would watch each of them with a goroutine.
 type memory struct {
