@@ -41,10 +41,13 @@ var errNoAnswer = errors.New("no answer")
 
 // readAnswer reads one answer, and no further: what holds the output open afterwards does not matter.
 func readAnswer(r io.Reader, room int) (apply.Answer, error) {
-	decoder := json.NewDecoder(io.LimitReader(r, int64(room)))
+	bounded := &io.LimitedReader{R: r, N: int64(room)}
+	decoder := json.NewDecoder(bounded)
 	decoder.DisallowUnknownFields()
 	var a apply.Answer
-	if err := decoder.Decode(&a); err != nil {
+	if err := decoder.Decode(&a); err != nil && bounded.N <= 0 {
+		return apply.Answer{}, fmt.Errorf("%w: what came is longer than %d bytes", errNoAnswer, room) // it talks on: not the end of its output
+	} else if err != nil {
 		return apply.Answer{}, fmt.Errorf("%w: %w", errNoAnswer, orchestrator.Told(err))
 	}
 	if !slices.Contains(codes, a.Code) {
