@@ -29,6 +29,8 @@ const (
 	DefaultTimeout = 10 * time.Second
 	maxBody        = 1 << 20
 	maxPages       = 1000
+	maxListed      = 1 << 18 // reservations of a pool: four times what a /16 has
+	listTime       = 30      // so many calls' time for a whole list
 )
 
 // Config says where the service is.
@@ -141,6 +143,8 @@ func (c *Client) Release(ctx context.Context, pool, key string) error {
 
 // Reservations implements orchestrator.Addresses.
 func (c *Client) Reservations(ctx context.Context, pool string) ([]orchestrator.Reservation, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, listTime*c.cfg.Timeout, fmt.Errorf("its list of reservations did not end within %s", listTime*c.cfg.Timeout))
+	defer cancel()
 	var list []orchestrator.Reservation
 	after := ""
 	for range maxPages {
@@ -150,6 +154,9 @@ func (c *Client) Reservations(ctx context.Context, pool string) ([]orchestrator.
 		}
 		if err := c.call(ctx, http.MethodGet, c.path(pool, "")+"?after="+url.QueryEscape(after), nil, &page); err != nil {
 			return nil, err
+		}
+		if len(list)+len(page.Reservations) > maxListed {
+			return nil, c.errorf(orchestrator.Permanent, "its list has more than %d reservations", maxListed)
 		}
 		for _, r := range page.Reservations {
 			list = append(list, r.domain())

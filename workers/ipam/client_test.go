@@ -18,6 +18,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.uber.org/goleak"
 
+	"slipway/internal/testenv"
 	"slipway/orchestrator"
 	"slipway/schemas"
 	sim "slipway/sim/ipam"
@@ -244,6 +245,41 @@ func TestListThatNeverEnds(t *testing.T) {
 	}))
 	if _, err := c.Reservations(t.Context(), "a"); orchestrator.KindOf(err) != orchestrator.Permanent || !strings.Contains(err.Error(), "round and round") || n != 2 {
 		t.Errorf("%d pages, %v", n, err)
+	}
+}
+
+// A list that is longer than a pool can be, or that comes byte by byte for ever, ends, and takes no more memory than the longest that is read.
+func TestListThatIsTooMuch(t *testing.T) {
+	page := strings.TrimSuffix(strings.Repeat(`{"key":"k","machine":"m","private":"10.0.0.1","state":"confirmed"},`, 15_000), ",")
+	n := 0
+	c := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n++
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"reservations":[%s],"next":"%09d"}`, page, n)
+	}))
+	var err error
+	grown := testenv.Heap(t, func() { _, err = c.Reservations(t.Context(), "a") })
+	if orchestrator.KindOf(err) != orchestrator.Permanent || !strings.Contains(fmt.Sprint(err), "more than 262144 reservations") || !strings.Contains(fmt.Sprint(err), "ipam corp") {
+		t.Errorf("after %d pages: %v", n, err)
+	}
+	if grown > 150*testenv.Mebibyte {
+		t.Errorf("it took %d MiB", grown/testenv.Mebibyte)
+	}
+	slow := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		tick := time.NewTimer(15 * time.Millisecond)
+		defer tick.Stop()
+		select {
+		case <-r.Context().Done():
+		case <-tick.C:
+		}
+		n++
+		fmt.Fprintf(w, `{"reservations":[],"next":"%09d"}`, n)
+	}))
+	slow.cfg.Timeout = 20 * time.Millisecond
+	if _, err := slow.Reservations(t.Context(), "a"); orchestrator.KindOf(err) != orchestrator.Transient {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package rest_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -19,6 +20,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.uber.org/goleak"
 
+	"slipway/internal/testenv"
 	"slipway/orchestrator"
 	"slipway/schemas"
 	"slipway/workers/monitoring/monitoringtest"
@@ -187,6 +189,53 @@ func TestKinds(t *testing.T) {
 				if !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), token) || len(err.Error()) > 500 {
 					t.Errorf("%s: %v", method, err)
 				}
+			}
+		})
+	}
+}
+
+// A service that answers without end, byte by byte or at once, or that packs a gigabyte into a few bytes, is cut off.
+func TestAnswersThatAreTooMuch(t *testing.T) {
+	block := bytes.Repeat([]byte("x\x1b[2J"), 16<<10)
+	for name, tt := range map[string]struct {
+		handler http.HandlerFunc
+		change  func(*rest.Config)
+		want    string
+	}{
+		"without end": {func(w http.ResponseWriter, _ *http.Request) {
+			for _, err := w.Write(block); err == nil; _, err = w.Write(block) {
+			}
+		}, nil, "answers with more than 65536 bytes"},
+		"byte by byte": {func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for range tick.C {
+				if _, err := io.WriteString(w, " "); err != nil || http.NewResponseController(w).Flush() != nil {
+					return
+				}
+			}
+		}, func(c *rest.Config) { c.Timeout = 200 * time.Millisecond }, "no answer in 200ms"},
+		"packed": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			z := gzip.NewWriter(w)
+			for range 1 << 10 {
+				if _, err := z.Write(block); err != nil {
+					return
+				}
+			}
+			_ = z.Close()
+		}, nil, "answers with more than 65536 bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := client(t, tt.handler, tt.change)
+			var err error
+			grown := testenv.Heap(t, func() { _, err = c.ObserveHost(t.Context(), machine) })
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "monitoring at ") || strings.Contains(err.Error(), "\x1b") || len(err.Error()) > 500 {
+				t.Errorf("%v", err)
+			}
+			if grown > 16*testenv.Mebibyte {
+				t.Errorf("it took %d MiB", grown/testenv.Mebibyte)
 			}
 		})
 	}
