@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"strings"
 	"time"
 	"unicode"
@@ -13,9 +12,7 @@ import (
 // print writes a value as JSON, or lets tabular make a table of it.
 func (e *env) print(value any, tabular func(table.Writer)) error {
 	if e.Output == "json" {
-		encoder := json.NewEncoder(e.stdout)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(value)
+		return writeJSON(e.stdout, value, "  ")
 	}
 	t := table.NewWriter()
 	t.SetOutputMirror(e.stdout)
@@ -40,7 +37,7 @@ func (c cleaned) AppendRow(row table.Row, config ...table.RowConfig) {
 }
 
 // line writes one JSON value on a line of its own.
-func (e *env) line(value any) error { return json.NewEncoder(e.stdout).Encode(value) }
+func (e *env) line(value any) error { return writeJSON(e.stdout, value, "") }
 
 // clean keeps foreign text from driving the terminal, and on one line.
 func clean(s string) string {

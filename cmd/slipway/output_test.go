@@ -23,7 +23,7 @@ import (
 )
 
 // hostile is text that would drive a terminal: it clears the screen, sets the title, and starts a line of its own.
-const hostile = "\x1b[2J\x1b]0;owned\x07\u009b31m\r\nfake line\u2028"
+const hostile = "\x1b[2J\x1b]0;owned\x07\u009b31m\r\nfake line\u2028\u202e\u2066\U000e0041"
 
 // fakeServe answers every verb with hostile text in every field.
 func fakeServe(t *testing.T) (socket string) {
@@ -82,11 +82,12 @@ func TestHostileTextIsCleaned(t *testing.T) {
 		t.Run(args, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			run(t.Context(), append([]string{"--socket", socket}, strings.Fields(args)...), strings.NewReader(""), &stdout, &stderr)
-			all := stdout.String() + stderr.String()
-			if all == "" {
+			if stdout.Len()+stderr.Len() == 0 {
 				t.Fatal("nothing was printed")
 			}
-			for _, bad := range []string{"\x1b", "\x07", "\u009b", "\r", "\u2028", "\nfake line"} {
+			run(t.Context(), append([]string{"--socket", socket, "--output", "json"}, strings.Fields(args)...), strings.NewReader(""), &stdout, &stderr)
+			all := stdout.String() + stderr.String()
+			for _, bad := range []string{"\x1b", "\x07", "\u009b", "\r", "\u2028", "\u202e", "\u2066", "\nfake line"} {
 				if strings.Contains(all, bad) {
 					t.Errorf("%q came through:\n%q", bad, all)
 				}
