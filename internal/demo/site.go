@@ -9,6 +9,7 @@ import (
 	"slipway/internal/audit"
 	"slipway/internal/config"
 	"slipway/internal/service"
+	"slipway/sim/guest"
 	"slipway/sim/xapi"
 )
 
@@ -42,6 +43,13 @@ func (s *Site) Close() {
 // Dial reaches the site's guests as its appliances let it.
 func (s *Site) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return s.world.dial(ctx, network, address)
+}
+
+// Booting has a function look at each guest before it starts, in the order of their boots; it may have the guest misbehave.
+func (s *Site) Booting(f func(g *guest.Guest)) {
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	s.world.booting = f
 }
 
 // Fault arms a failure in a pool, from 0.

@@ -37,10 +37,11 @@ type world struct {
 
 	pools []*pool
 
-	mu     sync.Mutex
-	guests map[string]*running // by MAC
-	keys   map[string][]uint32 // typed at screens, by the VM's name
-	wg     sync.WaitGroup
+	mu      sync.Mutex
+	guests  map[string]*running // by MAC
+	booting func(*guest.Guest)  // see Site.Booting; may be nil
+	keys    map[string][]uint32 // typed at screens, by the VM's name
+	wg      sync.WaitGroup
 }
 
 type pool struct {
@@ -115,6 +116,9 @@ func (w *world) boot(ctx context.Context, p *pool, vm, mac string) error {
 	g, err := guest.New(guest.Config{Dir: dir, User: user, HostKey: w.templateKey, AuthorizedKeys: []string{w.loginKey}, Log: w.log})
 	if err != nil {
 		return err
+	}
+	if w.booting != nil {
+		w.booting(g)
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -1,5 +1,7 @@
 package guest
 
+import "io"
+
 // Fault is what goes wrong with one command.
 type Fault int
 
@@ -18,6 +20,9 @@ type Faults struct {
 	RefuseLogins int
 	// Command decides about each command by its last words ("upload run-1"); nil is NoFault. It must be safe for concurrent use.
 	Command func(words string) Fault
+	// Answer takes a command, by its last words, out of the guest's hands: what it returns is called in its place, writes what it likes and
+	// gives the exit code; nil lets the command run. It must be safe for concurrent use.
+	Answer func(words string) func(stdout, stderr io.Writer) (exit int)
 	// Script returns the exit code with which a script (by its base name) fails instead of running; 0 lets it run. nil is all 0. It must
 	// be safe for concurrent use.
 	Script func(name string) int

@@ -159,8 +159,16 @@ func (g *Guest) session(b *boot, wire *gate, user, forced string, ch ssh.Channel
 	wg.Go(func() { ssh.DiscardRequests(requests) })
 
 	fault := NoFault
-	if decide := g.currentFaults().Command; decide != nil {
-		fault = decide(lastWords(command))
+	faults := g.currentFaults()
+	if faults.Command != nil {
+		fault = faults.Command(lastWords(command))
+	}
+	if faults.Answer != nil {
+		if answer := faults.Answer(lastWords(command)); answer != nil {
+			_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{uint32(answer(ch, ch.Stderr()))}))
+			_ = ch.Close()
+			return
+		}
 	}
 	switch fault {
 	case DropBefore:
