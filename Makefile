@@ -15,6 +15,10 @@ build: ## the one static binary, into bin/
 demo: build ## watch twenty orders become machines on simulators: no root, no servers
 	@$(BIN) demo
 
+.PHONY: lab
+lab: ## two orders become real machines (QEMU) that are logged in to and typed into; KEEP=1 leaves them up (Debian, root)
+	@scripts/lab.sh
+
 test: ## everything, on real servers and tools; installs what it needs (Debian, root)
 	scripts/test.sh
 

@@ -47,7 +47,7 @@ type panel struct {
 	cmd  *exec.Cmd
 }
 
-// panel orders and listens. It ends with the run, or when nothing was heard for a minute.
+// panel orders and listens. It ends with the run, or when nothing was heard for as long as the site's patience lasts.
 func (s *site) panel(ctx context.Context, url string, o order) *panel {
 	s.t.Helper()
 	python := testenv.Need(s.t, "/usr/bin/python3")
@@ -55,7 +55,7 @@ func (s *site) panel(ctx context.Context, url string, o order) *panel {
 	if err := os.WriteFile(file, o.json(s.t), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	p := &panel{done: make(chan struct{}), cmd: exec.CommandContext(ctx, python, "../docs/examples/panel.py", "--timeout", "60", file)}
+	p := &panel{done: make(chan struct{}), cmd: exec.CommandContext(ctx, python, "../docs/examples/panel.py", "--timeout", s.patience, file)}
 	p.cmd.Env = []string{"SLIPWAY_AMQP_URL=" + url, "PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	if err := p.cmd.Start(); err != nil {

@@ -26,7 +26,8 @@ type pool struct {
 	sim      *simxapi.Server // nil when it is a process of its own
 	apart    *toolstack      // that process
 	at       func(prefix netip.Prefix, third, fourth byte) netip.Addr
-	address  string // host:port in the management network
+	host     string // its address in the management network
+	address  string // host:port there
 	password string
 	pin      string
 	private  netip.Prefix // the third byte: 0 infrastructure, 4 to 7 machines, 15 unknown clients
@@ -43,7 +44,7 @@ const image = "debian-12"
 // newPool plans the n-th pool; start makes it answer.
 func newPool(t *testing.T, n int, strategy orchestrator.Strategy, arp bool) *pool {
 	p := &pool{
-		t: t, delivery: orchestrator.DeliveryRouted, id: fmt.Sprintf("pool-%c", 'a'+n), address: fmt.Sprintf("%s:%d", managerAddress, 443+n), password: rand.Text()[:12],
+		t: t, delivery: orchestrator.DeliveryRouted, id: fmt.Sprintf("pool-%c", 'a'+n), host: managerAddress, address: fmt.Sprintf("%s:%d", managerAddress, 443+n), password: rand.Text()[:12],
 		private: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 30, byte(16 * n), 0}), 20),
 		public:  netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, byte(16 * n), 0}), 20),
 		at: func(prefix netip.Prefix, third, fourth byte) netip.Addr {

@@ -18,6 +18,7 @@ import (
 
 	"slipway/internal/api"
 	"slipway/internal/audit"
+	"slipway/internal/guestimage"
 	"slipway/internal/testnet"
 	"slipway/orchestrator"
 	simxapi "slipway/sim/xapi"
@@ -28,13 +29,15 @@ import (
 
 // The site's fixed addresses.
 const (
-	managerAddress   = "192.0.2.1" // serve, the pools' toolstacks
-	firewallAddress  = "192.0.2.2"
-	dhcpAddress      = "192.0.2.3"
-	consoleAddress   = "192.0.2.4"
-	installerAddress = "198.51.100.1" // where serve comes from when it goes to a public address
-	customerAddress  = "198.51.100.2"
-	gatewayAddress   = "198.51.100.254" // the firewall's, to which the public addresses, or those of routed pools, are routed
+	managerAddress  = "192.0.2.1" // serve, the pools' toolstacks
+	firewallAddress = "192.0.2.2"
+	dhcpAddress     = "192.0.2.3"
+	consoleAddress  = "192.0.2.4"
+
+	hypervisorAddress = "192.0.2.5"    // of the pool whose guests are real
+	installerAddress  = "198.51.100.1" // where serve comes from when it goes to a public address
+	customerAddress   = "198.51.100.2"
+	gatewayAddress    = "198.51.100.254" // the firewall's, to which the public addresses, or those of routed pools, are routed
 )
 
 // site is a hosting company in network namespaces:
@@ -59,6 +62,9 @@ type site struct {
 	dsn                     string  // as the test reaches the database
 	guests                  *guests // the simulated ones
 	ports                   int
+	hypervisor              *testnet.Namespace // of real guests
+	patience                string             // seconds that a panel listens to silence
+	consoleURL              string             // of the gateway, on this machine
 }
 
 type siteConfig struct {
@@ -82,6 +88,10 @@ type siteConfig struct {
 	lease    time.Duration
 	// apart makes each pool a process of its own that can be killed and comes back with what it had; nil is this one.
 	apart *delays
+	// real are the images of guests that QEMU boots, in the pool of a hypervisor of its own; nil simulates guests. One that can be logged in to
+	// at most, since its installer's key is everybody's.
+	real    map[string]guestimage.Image
+	gateway bool // shows screens in browsers
 	// hostMemory in bytes; 0 is plenty.
 	hostMemory int64
 	tenantRuns int // 0 is the default
@@ -89,10 +99,19 @@ type siteConfig struct {
 
 func newSite(t *testing.T, c siteConfig) *site {
 	t.Helper()
-	s := &site{t: t, lab: testnet.New(t), dir: t.TempDir()} // first the lab: without root the test is left out
+	s := &site{t: t, lab: testnet.New(t), dir: t.TempDir(), patience: "60"} // first the lab: without root the test is left out
 	s.program = binary(t)
 	s.template, s.templateLine = keyPair(t)
 	s.login, s.loginLine = keyPair(t)
+	if c.real != nil {
+		c.images = map[string]string{}
+	}
+	for name, made := range c.real {
+		if made.LoginKey != "" {
+			s.login, s.templateLine = made.LoginKey, strings.TrimSpace(made.HostKey)
+		}
+		c.images[name] = fmt.Sprintf("{host_key: %q}", strings.TrimSpace(made.HostKey))
+	}
 	for i := range c.pools {
 		s.pools = append(s.pools, newPool(t, i, c.strategy, c.arp))
 		s.pools[i].images = map[string]string{}
@@ -103,6 +122,10 @@ func newSite(t *testing.T, c siteConfig) *site {
 			s.pools[i].images[name] = cmp.Or(text, fmt.Sprintf("{host_key: %q}", s.templateLine))
 		}
 	}
+	if c.real != nil {
+		s.pools[0].host = hypervisorAddress
+		s.pools[0].address = hypervisorAddress + ":443"
+	}
 	firewall, dhcp, console := s.networks(c.arp)
 	xenapi := ""
 	if c.consoles {
@@ -111,16 +134,23 @@ func newSite(t *testing.T, c siteConfig) *site {
 	s.firewall = newFirewall(t, firewall, firewallAddress, s.program, c.arp, c.agents)
 	s.dhcp = newDHCP(t, dhcp, dhcpAddress, s.program, s.pools, c.agents)
 	s.console = newConsoles(t, console, consoleAddress, s.program, xenapi, c.agents)
-	if c.power == nil {
+	if c.real != nil {
+		s.hypervise(c.real)
+	} else if c.power == nil {
 		s.guests = newGuests(s, c.boot)
 		c.power, c.address = s.guests.power, s.guests.address
 	}
 	for _, p := range s.pools {
-		if c.apart != nil {
+		switch {
+		case c.real != nil: // hypervise has
+		case c.apart != nil:
 			p.startApart(s, *c.apart)
-		} else {
+		default:
 			p.start(s.manager, c.power, c.address, c.hostMemory)
 		}
+	}
+	if c.gateway {
+		s.consoleURL = "http://" + carryOut(s.t, s.manager, "127.0.0.1:6080")
 	}
 	s.dsn, s.database = "sqlite:"+filepath.Join(s.dir, "slipway.db"), ""
 	if c.postgres != "" {
@@ -319,6 +349,9 @@ func (s *site) configure(c siteConfig) {
 	if c.templates != "" {
 		put("templates: %q", c.templates)
 	}
+	if s.consoleURL != "" {
+		put("console: {listen: \"127.0.0.1:6080\", url: %q}", s.consoleURL)
+	}
 	put("pools:")
 	for _, p := range s.pools {
 		secrets[p.id+".password"] = p.password
@@ -339,7 +372,7 @@ func (s *site) configure(c siteConfig) {
 	put("  - {id: firewall, unit: firewall, inside: [lan], foreign: [%s], members: [%s]}", strings.Join(foreign, ", "), member(s.firewall, "firewall"))
 	put("  - id: console\n    unit: console\n    members: [%s]\n    accounts:", member(s.console, "console"))
 	for _, p := range s.pools {
-		put("      %s: {user: root, password: {file: %s.password}, hosts: [\"%s xen-%s\"]}", p.id, p.id, managerAddress, p.id)
+		put("      %s: {user: root, password: {file: %s.password}, hosts: [\"%s xen-%s\"]}", p.id, p.id, p.host, p.id)
 	}
 	for name, text := range secrets {
 		s.write(name, text)

@@ -13,12 +13,12 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	cryptossh "golang.org/x/crypto/ssh"
 
 	"slipway/internal/guestimage"
 	"slipway/internal/testenv"
 	"slipway/internal/testnet"
 	"slipway/internal/testscreen"
+	"slipway/internal/testssh"
 	"slipway/orchestrator"
 	"slipway/sim/qemu"
 	simxapi "slipway/sim/xapi"
@@ -168,35 +168,7 @@ func (s *site) power(vm xapi.Ref) (state string) {
 // ssh runs a command in a guest; the host key is told.
 func (s *site) ssh(image guestimage.Image, address, command string) (out, hostKey string, err error) {
 	s.t.Helper()
-	signer, err := cryptossh.ParsePrivateKey([]byte(image.LoginKey))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	var conn net.Conn
-	s.ns.Do(func() { conn, err = net.DialTimeout("tcp4", address+":22", 5*time.Second) })
-	if err != nil {
-		return "", "", err
-	}
-	_ = conn.SetDeadline(time.Now().Add(time.Minute))
-	transport, channels, requests, err := cryptossh.NewClientConn(conn, address, &cryptossh.ClientConfig{
-		User: "root", Auth: []cryptossh.AuthMethod{cryptossh.PublicKeys(signer)}, HostKeyAlgorithms: []string{cryptossh.KeyAlgoED25519},
-		HostKeyCallback: func(_ string, _ net.Addr, key cryptossh.PublicKey) error {
-			hostKey = strings.TrimSpace(string(cryptossh.MarshalAuthorizedKey(key)))
-			return nil
-		},
-	})
-	if err != nil {
-		_ = conn.Close()
-		return "", "", err
-	}
-	client := cryptossh.NewClient(transport, channels, requests)
-	defer client.Close()
-	session, err := client.NewSession()
-	if err != nil {
-		return "", "", err
-	}
-	text, err := session.CombinedOutput(command)
-	return string(text), hostKey, err
+	return testssh.Run(s.t.Context(), s.ns, image.LoginKey, address, command)
 }
 
 func (s *site) mustSSH(image guestimage.Image, address, command string) string {
