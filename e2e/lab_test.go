@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -99,17 +100,15 @@ type lab struct {
 	broker string // as a panel reaches it
 }
 
-func newLab(t *testing.T, kinds ...string) *lab {
+// newLab starts one whose pool has the given kind of guest for an image.
+func newLab(t *testing.T, image, kind string, boot time.Duration) *lab {
 	t.Helper()
-	real := map[string]guestimage.Image{}
-	for _, kind := range kinds {
-		real[kind] = guestimage.Get(t, kind)
-	}
+	real := map[string]guestimage.Image{image: guestimage.Get(t, kind)}
 	ctx, cancel := context.WithTimeout(t.Context(), labLimit)
 	t.Cleanup(cancel)
 	l := &lab{transcript: newTranscript(t), ctx: ctx, broker: testserver.RabbitMQ(t)}
 	l.site = newSite(t, siteConfig{
-		pools: 1, strategy: orchestrator.NAT, arp: true, consoles: true, gateway: true, real: real,
+		pools: 1, strategy: orchestrator.NAT, arp: true, consoles: true, gateway: true, real: real, bootTimeout: boot,
 		postgres: testserver.PostgreSQL(t), rabbitmq: l.broker,
 	})
 	l.patience = fmt.Sprint(labLimit.Seconds())
@@ -166,7 +165,7 @@ func (l *lab) run(m labMachine, command string) (out, hostKey string, err error)
 // It is not run beside other tests: emulated guests take all the processors there are.
 func TestLab(t *testing.T) {
 	identity, network := testguest.Identity(t), machineNetwork(t)
-	l := newLab(t, guestimage.Lab)
+	l := newLab(t, "lab", guestimage.Lab, 0)
 	l.say("lab: namespaces for the outside, a firewall, a DHCP server, a console host, a hypervisor (guests by QEMU, emulated); RabbitMQ, PostgreSQL, slipway serve")
 	began := time.Now()
 	var machines []labMachine
@@ -495,4 +494,28 @@ func timing(m api.Machine) string {
 		}
 	}
 	return fmt.Sprintf("%.1f s: %s; between and beside what it waits for %.2f (%.1f %%)", total.Seconds(), strings.Join(parts, ", "), own.Seconds(), 100*own.Seconds()/total.Seconds())
+}
+
+// An image that is a text file makes a VM that runs and a guest that does not: its run is given up, and what can be seen is told.
+func TestLabDeadImage(t *testing.T) {
+	l := newLab(t, "lab", guestimage.Text, 20*time.Second)
+	_, line := keyPair(t)
+	codes := l.order(labOrder(1, "lab", "dead-1.acme.example", line))
+	m := l.machine("dead-1")
+	l.check("the panel hears that its run is parked", codes[0] == 2, "it ended with %d", codes[0])
+	l.check("its run is parked at await_guest", m.State == "started" && m.Runs[0].Step == "await_guest", "state %s, step %s: %s", m.State, m.Runs[0].Step, m.Runs[0].Reason)
+	log := l.dhcp.read(dhcpdLog)
+	l.check("dhcpd has not heard of its MAC", !strings.Contains(log, m.Placement.MAC), "%s", m.Placement.MAC)
+	neighbours := l.fw.MustRun("ip", "neighbour", "show", m.Placement.Private.String())
+	l.check("the firewall has no neighbour there", !strings.Contains(neighbours, "lladdr"), "%s", cmp.Or(strings.TrimSpace(neighbours), "none"))
+	said := l.cli("worker", "explain", "dead-1")
+	for _, want := range []string{
+		"waited longer than 20s", "no agent in the guest has reported", "no such neighbour", "its screen (720 by 400) stands still", "the guest is dead",
+	} {
+		line := said
+		if i := strings.Index(said, want); i >= 0 {
+			line, _, _ = strings.Cut(said[i:], "\n")
+		}
+		l.check("explain", strings.Contains(said, want), "%s", line)
+	}
 }

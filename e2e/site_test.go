@@ -92,6 +92,8 @@ type siteConfig struct {
 	// at most, since its installer's key is everybody's.
 	real    map[string]guestimage.Image
 	gateway bool // shows screens in browsers
+	// bootTimeout is how long a guest may take; 0 is the default.
+	bootTimeout time.Duration
 	// hostMemory in bytes; 0 is plenty.
 	hostMemory int64
 	tenantRuns int // 0 is the default
@@ -110,7 +112,7 @@ func newSite(t *testing.T, c siteConfig) *site {
 		if made.LoginKey != "" {
 			s.login, s.templateLine = made.LoginKey, strings.TrimSpace(made.HostKey)
 		}
-		c.images[name] = fmt.Sprintf("{host_key: %q}", strings.TrimSpace(made.HostKey))
+		c.images[name] = ""
 	}
 	for i := range c.pools {
 		s.pools = append(s.pools, newPool(t, i, c.strategy, c.arp))
@@ -345,6 +347,9 @@ func (s *site) configure(c siteConfig) {
 	}
 	if c.tenantRuns != 0 {
 		put("tenant_runs: %d", c.tenantRuns)
+	}
+	if c.bootTimeout > 0 {
+		put("boot_timeout: %s", c.bootTimeout)
 	}
 	if c.templates != "" {
 		put("templates: %q", c.templates)

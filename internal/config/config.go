@@ -39,6 +39,8 @@ type Config struct {
 	Workers    int           `yaml:"workers"`    // runs driven at once; default 64
 	// TenantRuns is how many runs a tenant may have under way; further orders wait. Default 500.
 	TenantRuns int `yaml:"tenant_runs"`
+	// BootTimeout is how long a guest may take from its VM's start until it answers; then the run parks. Default 30m.
+	BootTimeout time.Duration `yaml:"boot_timeout"`
 	// Lease is how long a worker that died keeps its runs from the others; default 1m.
 	Lease      time.Duration `yaml:"lease"`
 	Notify     Notify        `yaml:"notify"`
@@ -292,6 +294,9 @@ func (c *Config) defaults() {
 	def(&c.Queue.Kind, "embedded")
 	if c.Queue.Prefetch == 0 {
 		c.Queue.Prefetch = 32
+	}
+	if c.BootTimeout == 0 {
+		c.BootTimeout = 30 * time.Minute
 	}
 	if c.Quarantine == 0 {
 		c.Quarantine = 24 * time.Hour

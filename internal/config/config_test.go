@@ -123,6 +123,7 @@ func TestMistakes(t *testing.T) {
 		{"prefetch", "state_dir: state", "queue: {prefetch: -1}", "queue.prefetch", "1 to"},
 		{"workers", "state_dir: state", "workers: -3", "workers", "1 to"},
 		{"quarantine", "state_dir: state", "quarantine: -1h", "quarantine", "24h"},
+		{"boot timeout", "state_dir: state", "boot_timeout: -1m", "boot_timeout", "30m"},
 		{"lease", "state_dir: state", "lease: 1ms", "lease", "1m"},
 		{"lease for ever", "state_dir: state", "lease: 1000h", "lease", "1h"},
 		{"listen", "state_dir: state", "listen: nine", "listen", "127.0.0.1:"},

@@ -66,6 +66,9 @@ func (c *Config) Validate() error {
 	if c.WinRM.InsecureHTTP && c.WinRM.Basic {
 		add("winrm.basic", "would show the templates' passwords to the network, for insecure_http leaves TLS out", "choose one of them, or better neither")
 	}
+	if c.BootTimeout < 0 {
+		add("boot_timeout", "is negative", "use 30m, or what your slowest image needs")
+	}
 	if c.Quarantine < 0 {
 		add("quarantine", "is negative", "use 24h, or at least 1s")
 	}

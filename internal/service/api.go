@@ -22,6 +22,7 @@ import (
 
 	"slipway/internal/api"
 	"slipway/orchestrator"
+	"slipway/orchestrator/install"
 )
 
 // requestTimeout bounds one request: what it asks of the store, the broker and the pools ends with it.
@@ -480,6 +481,9 @@ func (s *Service) getExplanation(r *http.Request) (any, error) {
 	e.Now = fmt.Sprintf("%s is %s in state %s at step %s, attempt %d", active.Process, active.Status, active.State, active.Step, active.Attempt)
 	if active.Reason != "" {
 		e.Now += ": " + active.Reason
+	}
+	if active.Process == install.Name && active.Step == install.StepAwait {
+		e.Found = append(e.Found, s.signs(ctx, m, active.Status == orchestrator.StatusParked)...)
 	}
 	e.Exits, e.Hint = s.exits(*active), hint(*active)
 	return e, nil

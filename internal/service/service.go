@@ -79,6 +79,8 @@ type Service struct {
 	past       past
 	names      *rfc2136.Client
 	monitoring *rest.Client
+	dial       func(ctx context.Context, network, address string) (net.Conn, error)
+	installer  orchestrator.Installer
 }
 
 // New builds a worker: it makes its queues on the broker and opens the database (migrating it), in this order, and connects to nothing else
@@ -152,6 +154,8 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		return nil, err
 	}
 
+	s.dial, s.installer = dial, installer
+
 	if s.addresses, err = openIPAM(cfg); err != nil {
 		return nil, err
 	}
@@ -160,7 +164,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	up := install.New(install.Ports{
 		Names: s.names, Monitoring: monitor(s.monitoring),
 		Hypervisor: s.Xapi, Desired: s.Store, Installer: installer, Vault: s.Vault, Addresses: s.addresses, Rooms: s.Store,
-		Prober: prober,
+		Prober: prober, Boot: cfg.BootTimeout,
 	})
 	in := importing.New(importing.Ports{Hypervisor: s.Xapi, Importer: s.Xapi, Desired: s.Store, Prober: prober})
 	processes := append([]*orchestrator.Process{up, down, in}, s.alterations(installer, prober)...)

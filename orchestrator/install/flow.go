@@ -27,6 +27,8 @@ type Ports struct {
 	Vault      orchestrator.Vault
 	Names      orchestrator.Names
 	Monitoring orchestrator.Monitoring
+	// Boot is how long a guest may take until it answers; 0 is 30 minutes.
+	Boot time.Duration
 	// Addresses and Rooms are used for pools whose addresses a service gives; both may be nil where there are none.
 	Addresses orchestrator.Addresses
 	Rooms     orchestrator.Rooms
@@ -55,7 +57,7 @@ func New(p Ports) *orchestrator.Process {
 		row{From: "console_provisioned", Step: StepStart, To: "started", Uses: orchestrator.UsesPool, Do: startMachine(p.Hypervisor),
 			Undo: uninstall.StopMachine(p.Hypervisor), Policy: policy{Timeout: 2 * time.Minute}},
 		row{From: "started", Step: StepAwait, To: "guest_reachable", Uses: orchestrator.UsesPool, Do: awaitGuest(p.Hypervisor, p.Installer),
-			Policy: policy{Timeout: 30 * time.Second}},
+			Policy: policy{Timeout: 30 * time.Second, Budget: p.Boot}},
 		// The installer leaves the guest at its end and does not come in again: only another VM can be installed anew.
 		row{From: "guest_reachable", Step: StepInstall, To: "post_installed", Uses: orchestrator.UsesPool, Do: postInstall(p.Hypervisor, p.Installer, p.Vault),
 			Policy: policy{Timeout: 2 * time.Minute, Budget: 2 * time.Hour, Attempts: 3},
