@@ -209,8 +209,9 @@ func TestFieldsOfTheWrongType(t *testing.T) {
 	if err := lookAtAll(t, honest); err != nil {
 		t.Fatalf("an honest pool: %v", err)
 	}
-	tried := 0
-	for method, answer := range honest {
+	tried, turn := 0, 0
+	for _, method := range slices.Sorted(maps.Keys(honest)) {
+		answer := honest[method]
 		for _, lie := range lies {
 			answers := maps.Clone(honest)
 			answers[method] = json.RawMessage(lie)
@@ -234,11 +235,14 @@ func TestFieldsOfTheWrongType(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for field := range record {
+		for _, field := range slices.Sorted(maps.Keys(record)) {
 			if !read[field] {
 				continue
 			}
 			for _, lie := range append(slices.Clone(lies), "") {
+				if turn++; turn%5 != 0 { // each field is told three or four of the sixteen, and its neighbours others
+					continue
+				}
 				changed := maps.Clone(record)
 				if changed[field] = json.RawMessage(lie); lie == "" {
 					delete(changed, field)
@@ -255,7 +259,7 @@ func TestFieldsOfTheWrongType(t *testing.T) {
 		}
 	}
 	t.Logf("%d lies", tried)
-	if tried < 1000 {
+	if tried < 500 {
 		t.Errorf("only %d lies were told", tried)
 	}
 }
