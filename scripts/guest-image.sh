@@ -142,13 +142,8 @@ text)
   qemu-img convert -f raw -O qcow2 "$work/raw" "$work/image/disk.qcow2"
   ;;
 *)
-  apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || apt-get update -q >&2 # a machine without lists
-  kernel || { # what the lists name may have been replaced at the mirror
-    apt-get update -q >&2
-    rm -rf "$work/initrd" "$work"/kernel/*
-    mkdir "$work/initrd"
-    kernel
-  }
+  apt-get update -q >&2 # what older lists name may be gone from the mirror
+  kernel
   "root_${kind%%-*}"
   template
   if [ "$kind" = lab ]; then pack 256; else pack 1024; fi
