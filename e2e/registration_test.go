@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 
 // monitoring is a site's service in the manager's namespace: it keeps what it is told.
 type monitoring struct {
+	token string
 	mu    sync.Mutex
 	hosts map[string]map[string]string
 }
@@ -33,7 +35,7 @@ func (m *monitoring) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := strings.TrimPrefix(r.URL.Path, "/hosts/")
 	host, known := m.hosts[id]
 	switch {
-	case r.Header.Get("Authorization") != "Bearer of-the-site":
+	case r.Header.Get("Authorization") != "Bearer "+m.token:
 		w.WriteHeader(http.StatusUnauthorized)
 	case r.Method == http.MethodPut:
 		var told map[string]string
@@ -60,7 +62,7 @@ func (m *monitoring) host(id string) map[string]string {
 // monitor serves in the manager's namespace over TLS, and leaves its certificate in the site's directory.
 func (s *site) monitor(at string) *monitoring {
 	s.t.Helper()
-	m := &monitoring{hosts: map[string]map[string]string{}}
+	m := &monitoring{token: rand.Text(), hosts: map[string]map[string]string{}}
 	server := httptest.NewUnstartedServer(m)
 	_ = server.Listener.Close()
 	var err error
@@ -70,6 +72,7 @@ func (s *site) monitor(at string) *monitoring {
 	}
 	server.StartTLS()
 	s.t.Cleanup(server.Close)
+	s.write("monitoring.token", m.token)
 	s.write("monitoring.ca", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
 	return m
 }
@@ -78,7 +81,6 @@ func (s *site) monitor(at string) *monitoring {
 func (s *site) register(names *testserver.NameServer, reverse string) {
 	s.t.Helper()
 	s.write("dns.key", names.Key.Secret)
-	s.write("monitoring.token", "of-the-site\n")
 	path := filepath.Join(s.dir, "slipway.yaml")
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -65,6 +65,12 @@ type site struct {
 	hypervisor              *testnet.Namespace // of real guests
 	patience                string             // seconds that a panel listens to silence
 	consoleURL              string             // of the gateway, on this machine
+
+	// What the search at the end looks into, beside what is there anyway.
+	workers []*worker
+	watched *watched
+	answers []string
+	scanned bool // it was looked for in the story
 }
 
 type siteConfig struct {
@@ -162,6 +168,12 @@ func newSite(t *testing.T, c siteConfig) *site {
 		s.broker = s.carry(c.rabbitmq, "127.0.0.1:5672")
 	}
 	s.configure(c)
+	t.Cleanup(func() {
+		if !s.scanned {
+			s.scan()
+		}
+	})
+	s.watch()
 	return s
 }
 
@@ -402,7 +414,9 @@ func (s *site) write(name, text string) {
 // worker is one serve process.
 type worker struct {
 	*testnet.Process
-	api *api.Client
+	name   string
+	api    *api.Client
+	listen string // health and metrics, in the manager's namespace
 }
 
 // serve starts a worker and waits until it answers. Each has a name of its own; a name that was used before is a restart.
@@ -429,12 +443,17 @@ func (s *site) begin(name string) *worker {
 		s.t.Fatal(err)
 	}
 	config := name + ".yaml"
-	s.write(config, fmt.Sprintf("state_dir: %s\nsocket: %s.sock\n%s", name, name, text))
+	listen := fmt.Sprintf("127.0.0.1:%d", 9100+len(s.workers))
+	s.write(config, fmt.Sprintf("state_dir: %s\nsocket: %s.sock\nlisten: %s\n%s", name, name, listen, text))
 	w := &worker{
 		Process: s.manager.Start(s.program, "--config", filepath.Join(s.dir, config), "serve"),
+		name:    name,
 		api:     api.NewClient(filepath.Join(s.dir, name+".sock")),
+		listen:  listen,
 	}
+	s.workers = append(s.workers, w)
 	s.t.Cleanup(func() {
+		s.ask(w)
 		w.api.Close()
 		if s.t.Failed() {
 			s.t.Logf("serve %s (process %d) said:\n%s", name, w.PID(), lastLines(w.Output(), 60))

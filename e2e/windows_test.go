@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"io"
 	"maps"
@@ -119,7 +120,7 @@ func TestWindowsOrderBecomesMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const login = "the password of the template"
+	login := rand.Text() // of the template
 	win := &windows{disk: make(chan struct{}), ran: map[string]int{}, template: winrm.Config{User: "slipway", Password: secretOf(login), Certificate: &certificate}}
 	url := testserver.RabbitMQ(t)
 	s := newSite(t, siteConfig{

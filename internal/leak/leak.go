@@ -57,10 +57,10 @@ func (s *Secrets) Add(name, secret string) error {
 	}
 	s.names[secret] = name
 	seen := map[string]bool{}
-	for form, text := range forms(secret) {
-		if !seen[text] {
-			seen[text] = true
-			s.patterns = append(s.patterns, pattern{name, form, []byte(text), form == "hex"})
+	for _, f := range forms(secret) {
+		if !seen[f.text] {
+			seen[f.text] = true
+			s.patterns = append(s.patterns, pattern{name, f.name, []byte(f.text), f.name == "hex"})
 		}
 	}
 	return nil
@@ -69,25 +69,30 @@ func (s *Secrets) Add(name, secret string) error {
 // Len is how many secrets are known.
 func (s *Secrets) Len() int { return len(s.names) }
 
-func forms(secret string) map[string]string {
-	out := map[string]string{
-		"plain": secret, "hex": hex.EncodeToString([]byte(secret)),
-		"percent-encoded": url.QueryEscape(secret), "percent-encoded in a path": url.PathEscape(secret),
-		"quoted": strings.Trim(strconv.Quote(secret), `"`), "HTML-escaped": html.EscapeString(secret),
+type form struct{ name, text string }
+
+// forms are the ways to write a secret, the plainest first.
+func forms(secret string) []form {
+	out := []form{
+		{"plain", secret}, {"hex", hex.EncodeToString([]byte(secret))},
+		{"percent-encoded", url.QueryEscape(secret)}, {"percent-encoded in a path", url.PathEscape(secret)},
+		{"quoted", strings.Trim(strconv.Quote(secret), `"`)}, {"HTML-escaped", html.EscapeString(secret)},
 	}
-	if escaped, err := json.Marshal(secret); err == nil {
-		out["JSON-escaped"] = strings.Trim(string(escaped), `"`)
-		if again, err := json.Marshal(out["JSON-escaped"]); err == nil {
-			out["JSON-escaped twice"] = strings.Trim(string(again), `"`)
-		}
+	inJSON := func(s string) string {
+		escaped, _ := json.Marshal(s) // a string always is
+		return strings.Trim(string(escaped), `"`)
 	}
+	out = append(out, form{"JSON-escaped", inJSON(secret)}, form{"JSON-escaped twice", inJSON(inJSON(secret))})
 	// Within a longer text base64 falls on one of three borders: what it has of the secret alone is the same each time.
 	for shift := range 3 {
-		for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
-			coded := encoding.EncodeToString(append(bytes.Repeat([]byte{'x'}, shift), secret...))
+		for _, e := range []struct {
+			name     string
+			encoding *base64.Encoding
+		}{{"base64", base64.RawStdEncoding}, {"base64url", base64.RawURLEncoding}} {
+			coded := e.encoding.EncodeToString(append(bytes.Repeat([]byte{'x'}, shift), secret...))
 			first, last := (shift*8+5)/6, ((shift+len(secret))*8)/6 // digits that are made of the secret's bits alone
 			if last-first >= minLength {
-				out[fmt.Sprintf("%s, shifted by %d", name, shift)] = coded[first:last]
+				out = append(out, form{fmt.Sprintf("%s, shifted by %d", e.name, shift), coded[first:last]})
 			}
 		}
 	}

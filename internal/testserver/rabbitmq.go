@@ -31,7 +31,7 @@ const EnoughMemory = 512_000_000
 
 // Broker is a private RabbitMQ node with its own epmd. Its methods that act on the server are for one goroutine at a time.
 type Broker struct {
-	dir                        string
+	dir, password              string // of the account guest: one that a search for secrets can find
 	plainPort, tlsPort         int
 	distributionPort, epmdPort int
 	serverProgram, epmdProgram string
@@ -65,6 +65,7 @@ func (b *Broker) create() error {
 	if b.guard, err = startGuard(b.dir); err != nil {
 		return err
 	}
+	b.password = rand.Text()
 	ports, err := freePorts(4)
 	if err != nil {
 		return err
@@ -87,7 +88,8 @@ ssl_options.verify = verify_none
 vm_memory_high_watermark.absolute = %[4]d
 disk_free_limit.absolute = 50MB
 log.file.level = info
-`, b.plainPort, b.tlsPort, b.dir, EnoughMemory)
+default_pass = %[5]s
+`, b.plainPort, b.tlsPort, b.dir, EnoughMemory, b.password)
 	for name, text := range map[string]string{
 		"rabbitmq.conf":       config,
 		"enabled_plugins":     "[].\n",
@@ -163,7 +165,7 @@ func (b *Broker) start() error {
 func (b *Broker) url(vhost string) string { return b.address("amqp", b.plainPort, vhost) }
 
 func (b *Broker) address(scheme string, port int, vhost string) string {
-	return fmt.Sprintf("%s://guest:guest@127.0.0.1:%d/%s", scheme, port, url.PathEscape(vhost))
+	return fmt.Sprintf("%s://guest:%s@127.0.0.1:%d/%s", scheme, b.password, port, url.PathEscape(vhost))
 }
 
 // URL creates a fresh virtual host and returns its address. It goes with the broker.
