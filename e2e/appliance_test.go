@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,7 +16,9 @@ import (
 	"slipway/workers/postinstall"
 )
 
-// appliance is a machine of the site with a network, mounts and process ids of its own. Its sshd lets one key in, for one command: the agent.
+// appliance is a machine of the site with a network, mounts and process ids of its own, and what deploy/ and docs/operations.md put on one:
+// an account whose one key may do one thing, by one line of sudoers. This machine's accounts and files are not touched: the appliance sees
+// its own over them.
 type appliance struct {
 	t       *testing.T
 	ns      *testnet.Namespace
@@ -26,15 +29,15 @@ type appliance struct {
 	hostKey string // public
 }
 
-// bootAppliance is process 1 of an appliance. As bash it collects the daemons that an agent leaves behind. Root's password in the machine's
-// own file may be one that sshd takes for a locked account.
+// bootAppliance is process 1 of an appliance. As bash it collects the daemons that an agent leaves behind.
 const bootAppliance = `
 set -euo pipefail
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/sshd
 mount -t proc proc /proc
-mount --bind "$1/shadow" /etc/shadow
+mount -t overlay -o "lowerdir=$1/etc:/etc" etc /etc
+mount -t overlay -o "lowerdir=$1/bin:/usr/bin" bin /usr/bin
 while :; do # as systemd would: one that was killed is started again, once it may
   code=0
   /usr/sbin/sshd -D -e -f "$1/sshd_config" || code=$?
@@ -58,7 +61,7 @@ while :; do wait -n || true; [[ -n $(jobs -r) ]] || exit 1; done
 // newAppliance boots one whose agent has the units that are given as YAML.
 func newAppliance(t *testing.T, ns *testnet.Namespace, address, program, units string, l *onBroker) *appliance {
 	t.Helper()
-	for _, tool := range []string{"sshd", "unshare", "mount", "bash"} {
+	for _, tool := range []string{"sshd", "sudo", "unshare", "mount", "bash"} {
 		testenv.Need(t, tool)
 	}
 	a := &appliance{t: t, ns: ns, dir: t.TempDir(), address: address}
@@ -71,13 +74,39 @@ func newAppliance(t *testing.T, ns *testnet.Namespace, address, program, units s
 		t.Fatal(err)
 	}
 	a.key, a.hostKey = key.Reveal(), hostLine
-	a.write("shadow", "root:*:20000:0:99999:7:::\nsshd:!:20000::::::\n", 0o600)
 	a.write("host_key", host.Reveal(), 0o600)
 	a.write("agent.yaml", "state_dir: "+a.path("state")+"\nunits:\n"+strings.ReplaceAll(units, "$DIR", a.dir)+l.attach(a, program), 0o600)
-	a.write("authorized_keys", fmt.Sprintf("restrict,command=\"%s agent apply --agent-config %s\" %s\n", program, a.path("agent.yaml"), strings.TrimSpace(line)), 0o600)
+	a.write("etc/passwd", "root:x:0:0::/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\nslipway:x:990:990::/:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n", 0o644)
+	a.write("etc/group", "root:x:0:\ntty:x:5:\nslipway:x:990:\nnogroup:x:65534:\n", 0o644)
+	a.write("etc/shadow", "root:!:20000::::::\nsshd:!:20000::::::\nslipway:*:20000:0:99999:7:::\nnobody:!:20000::::::\n", 0o600)
+	name, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.write("etc/hosts", "127.0.0.1 localhost "+name+"\n", 0o644) // sudo looks for it
+	a.write("etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files\n", 0o644)
+	sudoers, err := os.ReadFile("../deploy/sudoers.d-slipway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.write("etc/sudoers.d/slipway", string(sudoers), 0o440)
+	// The line for authorized_keys is the one that stands there.
+	options := regexp.MustCompile(`(?m)^#\s+(restrict,command=".*") ssh-ed25519 AAAA`).FindSubmatch(sudoers)
+	if options == nil {
+		t.Fatal("deploy/sudoers.d-slipway shows no line for authorized_keys")
+	}
+	a.write("etc/slipway/authorized_keys", fmt.Sprintf("%s %s\n", options[1], strings.TrimSpace(line)), 0o644)
+	for link, target := range map[string]string{"etc/slipway/agent.yaml": a.path("agent.yaml"), "bin/slipway": program} {
+		if err := os.MkdirAll(filepath.Dir(a.path(link)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(target, a.path(link)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	a.write("sshd_config", strings.Join([]string{
-		"ListenAddress " + address + ":22", "HostKey " + a.path("host_key"), "AuthorizedKeysFile " + a.path("authorized_keys"),
-		"PermitRootLogin forced-commands-only", "PasswordAuthentication no", "KbdInteractiveAuthentication no", "UsePAM no", "UseDNS no",
+		"ListenAddress " + address + ":22", "HostKey " + a.path("host_key"), "AuthorizedKeysFile /etc/slipway/authorized_keys",
+		"PermitRootLogin no", "AllowUsers slipway", "PasswordAuthentication no", "KbdInteractiveAuthentication no", "UsePAM no", "UseDNS no",
 		"StrictModes no", "PidFile none", "MaxStartups 100", "",
 	}, "\n"), 0o600)
 	return a
@@ -101,6 +130,9 @@ func (a *appliance) path(name string) string { return filepath.Join(a.dir, name)
 
 func (a *appliance) write(name, text string, mode os.FileMode) {
 	a.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(a.path(name)), 0o755); err != nil {
+		a.t.Fatal(err)
+	}
 	if err := os.WriteFile(a.path(name), []byte(text), mode); err != nil {
 		a.t.Fatal(err)
 	}

@@ -379,7 +379,7 @@ func (s *site) configure(c siteConfig) {
 			secrets["agents.key"] = c.agents.key
 			return fmt.Sprintf("{name: %s-1, address: %s, queue: {agent: %s, key: {file: agents.key}}}", name, a.address, name)
 		}
-		return fmt.Sprintf("{name: %s-1, address: %s, ssh: {address: \"%s:22\", user: root, key: {file: %s.key}, host_key: %q}}", name, a.address, a.address, name, strings.TrimSpace(a.hostKey))
+		return fmt.Sprintf("{name: %s-1, address: %s, ssh: {address: \"%s:22\", user: slipway, key: {file: %s.key}, host_key: %q}}", name, a.address, a.address, name, strings.TrimSpace(a.hostKey))
 	}
 	put("groups:\n  - {id: dhcp, unit: dhcp, members: [%s]}", member(s.dhcp, "dhcp"))
 	var foreign []string
