@@ -58,13 +58,15 @@ type Queue struct {
 	URL      string `yaml:"url"`  // amqp:// or amqps://, without a password
 	Password Secret `yaml:"password"`
 	CAFile   string `yaml:"ca_file"`  // for amqps; default the system's
+	Insecure bool   `yaml:"insecure"` // amqp:// to another machine; logged at every start
 	Prefetch int    `yaml:"prefetch"` // default 32
 }
 
 // Notify is told of every run that parks.
 type Notify struct {
-	Webhook string   `yaml:"webhook"` // POSTed the parked event
-	Command []string `yaml:"command"` // run with the parked event on its standard input, no shell
+	Webhook  string   `yaml:"webhook"`  // POSTed the parked event
+	Insecure bool     `yaml:"insecure"` // a webhook by plain http on another machine; logged at every start
+	Command  []string `yaml:"command"`  // run with the parked event on its standard input, no shell
 }
 
 // Audit is how often the database is held against pools and appliances.

@@ -79,6 +79,8 @@ func (c *Config) Validate() error {
 		// The address often is a secret itself and is not repeated.
 		if u, err := url.Parse(c.Notify.Webhook); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 			add("notify.webhook", "is not a URL", "write one such as https://alerts.example.net/slipway")
+		} else if u.Scheme == "http" && !c.Notify.Insecure && !isLoopback(u.Host) {
+			add("notify.webhook", "is not encrypted", "use https, or say notify.insecure: true")
 		}
 	}
 	c.Monitoring.validate(add)
@@ -91,6 +93,8 @@ func (c *Config) Validate() error {
 			add("queue.url", "is not an AMQP URL", "write amqps://USER@HOST/VHOST")
 		case hasPassword(u):
 			add("queue.url", "holds a password", "move it to queue.password")
+		case !c.Queue.Insecure && !PrivateBroker(c.Queue.URL):
+			add("queue.url", "is not encrypted, and the password and customers' orders would be seen", "write amqps://, or say queue.insecure: true")
 		}
 	default:
 		add("queue.kind", fmt.Sprintf("%q is unknown", clip(c.Queue.Kind)), "use embedded or amqp")

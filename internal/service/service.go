@@ -122,6 +122,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		}
 		s.Queue = broker
 	}
+	warnInsecure(cfg, dsn, o.Log)
 	if err := Migrate(ctx, cfg, dsn); err != nil {
 		return nil, err
 	}

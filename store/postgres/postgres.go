@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -92,6 +93,9 @@ func Migrate(ctx context.Context, dsn string) error {
 
 func parse(dsn string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(dsn)
+	if err == nil && sslmode(dsn) == "" && slices.ContainsFunc(hosts(config), remote) {
+		config, err = pgxpool.ParseConfig(verified(dsn))
+	}
 	if err != nil {
 		// The driver's message has the password taken out.
 		return nil, orchestrator.E("store.Open", orchestrator.Permanent, err)
