@@ -4,7 +4,7 @@ GO ?= go
 BIN := bin/slipway
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-quick harness simulate crash flood fuzz bench lint generate clean
+.PHONY: help build demo test test-quick harness simulate crash flood fuzz bench lint vulncheck generate clean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ lint: ## format, vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "make lint: run gofmt -w on these"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+
+vulncheck: ## known vulnerabilities in what the program calls; needs the network (vuln.go.dev), so it is no part of `make test`
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.1.4 ./...
 
 generate: ## bring generated docs and golden files up to date
 	$(GO) test ./orchestrator/orchestratortest -update
