@@ -163,9 +163,12 @@ func TestHostileGuests(t *testing.T) {
 		"never done with its setup":       {on("Receive", write(output("AB-2", runnerSays(`{"setup":"\u001b[2J"}`), "0"))), "Windows Setup still runs ([2J)", 12},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b.config.HandshakeTimeout, b.config.CommandTimeout = 10*time.Second, 20*time.Second
-			if strings.Contains(tt.says, "no login") || strings.Contains(tt.says, "did not finish") {
-				b.config.HandshakeTimeout, b.config.CommandTimeout = 300*time.Millisecond, 600*time.Millisecond
+			b.config.HandshakeTimeout, b.config.CommandTimeout = time.Minute, 2*time.Minute
+			switch { // a limit that is to be met is short, and every other one long
+			case strings.Contains(tt.says, "no login"):
+				b.config.HandshakeTimeout = 500 * time.Millisecond
+			case strings.Contains(tt.says, "did not finish"):
+				b.config.CommandTimeout = time.Second
 			}
 			b.restart(t)
 			b.ref.Address = hostileWinRM(t, certificate, tt.own)
