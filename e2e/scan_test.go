@@ -42,8 +42,8 @@ func secretFile(name string) bool {
 	return strings.HasSuffix(name, ".key") || strings.HasSuffix(name, ".password") || strings.HasSuffix(name, ".token")
 }
 
-// ownKeys are files with the key of whose machine they are: an appliance's sshd, and the simulated guests.
-var ownKeys = []string{"host_key", "ssh_host_ed25519_key"}
+// ownKeys are files with the secret of whose machine they are: an appliance's sshd, the simulated guests, and pools as processes.
+var ownKeys = []string{"host_key", "ssh_host_ed25519_key", "spec.json"}
 
 // secrets are all of the site: those in files, and those of its machines. Obfuscated are those that xvp's protocol wants in its file, in
 // a form that anybody can turn back; that file is where they belong.
@@ -228,8 +228,8 @@ type watched struct {
 	text map[string]string // to where it was met first
 }
 
-// panelsOwn marks the environment of the example panel, which has its own password there.
-const panelsOwn = "SLIPWAY_AMQP_URL="
+// others mark who has a password of his own: the example panel in its environment, and a simulated pool in its command line.
+var others = [][]byte{[]byte("SLIPWAY_AMQP_URL="), []byte("\x00sim\x00xapi\x00")}
 
 // looks is how often a process is looked at: it may have been forked and not begun yet.
 const looks = 5
@@ -273,7 +273,7 @@ func (w *watched) look(looked map[string]int) {
 		looked[pid]++
 		for _, what := range []string{"cmdline", "environ"} {
 			text, err := os.ReadFile(filepath.Join("/proc", pid, what))
-			if err != nil || len(text) == 0 || bytes.Contains(text, []byte(panelsOwn)) {
+			if err != nil || len(text) == 0 || slices.ContainsFunc(others, func(mark []byte) bool { return bytes.Contains(text, mark) }) {
 				continue
 			}
 			w.mu.Lock()
