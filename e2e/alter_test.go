@@ -307,9 +307,10 @@ func TestMachineInUseIsChangedAndSuspendedOnRealParts(t *testing.T) {
 		if u.guest == nil || g.boots != 2 {
 			t.Errorf("guest runs %t, booted %d times", u.guest != nil, g.boots)
 		}
-		if words, err := listening(u.customer, net.JoinHostPort(u.public, "22"), 5*time.Second); err != nil || !strings.HasPrefix(words, "SSH-2.0-OpenSSH") {
-			t.Errorf("%q, %v", words, err)
-		}
+		testnet.Until(t, 30*time.Second, "the booting guest answers at port 22", func() bool {
+			words, err := listening(u.customer, net.JoinHostPort(u.public, "22"), 5*time.Second)
+			return err == nil && strings.HasPrefix(words, "SSH-2.0-OpenSSH")
+		})
 	})
 
 	u.must("suspend", "vm-0001", "--yes")

@@ -25,7 +25,7 @@ make --no-print-directory lint || status=$?
 go build -o /dev/null ./cmd/slipway || status=$?
 if [ "$status" = 0 ]; then
   # SQLite in Go is machine-made code of others: watching its every access multiplies the time of all that stores something.
-  go list ./... | grep -vxE "$single" | xargs go test -race -gcflags='modernc.org/...=-race=false' -count=1 -timeout 20m || status=$?
+  go list ./... | grep -vxE "$single" | xargs go test -race -gcflags='modernc.org/...=-race=false' -count=1 -timeout 40m || status=$?
   # shellcheck disable=SC2046 # a list of packages
   go test -count=1 -timeout 20m $(go list ./... | grep -xE "$single") || status=$?
 fi
