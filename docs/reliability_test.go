@@ -12,6 +12,8 @@ func TestTruthsAreNamedByTests(t *testing.T) { namedByTests(t, "Brokers and data
 // So does every row about what hostile parties do.
 func TestHostileBehaviourIsNamedByTests(t *testing.T) { namedByTests(t, "A hostile world", 20) }
 
+func TestVersionsAreNamedByTests(t *testing.T) { namedByTests(t, "Two versions on one database", 7) }
+
 // namedByTests reads the tables of a section of reliability.md: four cells, of which the last names tests.
 func namedByTests(t *testing.T, section string, least int) {
 	t.Helper()

@@ -23,25 +23,29 @@ type Engine struct {
 	processes map[string]*Process
 	estate    *Estate
 	commit    func(context.Context, Commit) CommitResult
+	attempts  func(context.Context, string) ([]Attempt, error)
 	actor     string
 	gate      Gate
 	log       *slog.Logger
 }
 
-// EngineConfig is what an Engine needs; all fields but Gate are required.
+// EngineConfig is what an Engine needs; all fields but Attempts and Gate are required.
 type EngineConfig struct {
 	Processes []*Process
 	Estate    *Estate
 	// Commit makes one result durable and returns when it is: Journal.Commit, alone or in a group.
 	Commit func(context.Context, Commit) CommitResult
-	Actor  string // names this worker in the journal
-	Gate   Gate   // what is held; nil is nothing
-	Log    *slog.Logger
+	// Attempts reads a machine's journal, oldest first: Operators.Attempts. A way back is held against it, in case that the table was another one
+	// when the run came its way; nil trusts that it was this one.
+	Attempts func(ctx context.Context, machine string) ([]Attempt, error)
+	Actor    string // names this worker in the journal
+	Gate     Gate   // what is held; nil is nothing
+	Log      *slog.Logger
 }
 
 // NewEngine checks the tables.
 func NewEngine(c EngineConfig) (*Engine, error) {
-	e := &Engine{processes: map[string]*Process{}, estate: c.Estate, commit: c.Commit, actor: c.Actor, gate: c.Gate, log: c.Log}
+	e := &Engine{processes: map[string]*Process{}, estate: c.Estate, commit: c.Commit, attempts: c.Attempts, actor: c.Actor, gate: c.Gate, log: c.Log}
 	for _, p := range c.Processes {
 		if err := p.Validate(); err != nil {
 			return nil, err
@@ -96,8 +100,8 @@ func (e *Engine) Tick(ctx context.Context, now time.Time, held *Claim) (more boo
 		return t.rewind(ctx)
 	}
 	row, ok := process.RowFrom(held.Run.State)
-	if !ok || process.Hash(row) != held.Run.RowHash {
-		return e.park(ctx, now, held, Permanent, fmt.Sprintf("step %s from state %s is no longer in the table of %s: go on with the version that has it, or cancel", held.Run.Step, held.Run.State, process.Name))
+	if !ok || row.Step != held.Run.Step {
+		return e.park(ctx, now, held, Permanent, t.changed())
 	}
 	t.row = row
 	switch verb := held.Run.Request.Verb; {
@@ -225,7 +229,7 @@ func (t *tick) advance(ctx context.Context, s *Step, outcome Outcome, how string
 	}
 	c := t.newCommit()
 	c.Changes, c.Decide = outcome.Changes, guarded(s, outcome.Decide)
-	c.Ended = t.end(how, "", outcome.Summary, outcome.Detail)
+	c.Ended = t.end(how, "", t.moved(outcome.Summary), outcome.Detail)
 	machine := *s.Machine
 	machine.State = string(state)
 	c.Run.State, c.Run.Handles, c.Run.Request = state, nil, Request{}

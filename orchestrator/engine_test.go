@@ -30,6 +30,8 @@ type bench struct {
 	commits []orchestrator.Commit
 	answer  func(orchestrator.Commit) orchestrator.CommitResult // nil is yes
 	gate    gate                                                // nil holds nothing
+	// attempts reads the journal; nil reads what was committed.
+	attempts func(context.Context, string) ([]orchestrator.Attempt, error)
 }
 
 func newBench(t *testing.T, cancelable bool, rows ...orchestrator.Row) *bench {
@@ -63,8 +65,12 @@ func (b *bench) commit(_ context.Context, c orchestrator.Commit) orchestrator.Co
 // tick is one Tick, a second later.
 func (b *bench) tick() (more bool, err error) {
 	b.Helper()
+	attempts := b.attempts
+	if attempts == nil {
+		attempts = b.journal
+	}
 	engine, err := orchestrator.NewEngine(orchestrator.EngineConfig{
-		Processes: []*orchestrator.Process{b.process}, Estate: &orchestrator.Estate{}, Commit: b.commit, Actor: "w", Gate: b.gate, Log: slog.New(slog.DiscardHandler),
+		Processes: []*orchestrator.Process{b.process}, Estate: &orchestrator.Estate{}, Commit: b.commit, Attempts: attempts, Actor: "w", Gate: b.gate, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -220,8 +220,8 @@ func (t *tick) rewind(ctx context.Context) (bool, error) {
 // onward commits the last undone row of a rewind and opens the way forward.
 func (t *tick) onward(ctx context.Context, s *Step, c Commit) (bool, error) {
 	row, ok := t.process.RowFrom(c.Run.State)
-	if !ok {
-		return t.fail(ctx, s, Errorf("engine", Permanent, "no row leaves state %s", c.Run.State))
+	if !ok || row.Step != t.row.Step {
+		return t.fail(ctx, s, Errorf("engine", Permanent, "state %s is not the one that step %s leaves", c.Run.State, t.row.Step))
 	}
 	c.Events = append(c.Events, t.event(EventRewound, &c.Run, c.Machine, EventData{Step: row.Step, Message: c.Run.Request.String()}))
 	c.Run.Undoing, c.Run.Request = false, Request{}

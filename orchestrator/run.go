@@ -33,7 +33,8 @@ type Run struct {
 	Status  Status
 
 	// Step is the row being walked: the one that leaves State, or on the way back the one being undone. RowHash is the hash of
-	// (process, from, step, to) when the run got there: a row that has changed since parks the run.
+	// (process, from, step, to) when the run got there: a run goes on where a row has the same from and step, and its journal says when the row
+	// is another one since.
 	Step    string
 	RowHash string
 	Undoing bool

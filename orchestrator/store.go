@@ -158,7 +158,7 @@ func (ClaimForeign) change()     {}
 type Claims interface {
 	// Claim takes up to ask.Limit runs that nobody holds and that are ready, or waiting or canceling and due (WakeAt; zero is due), and
 	// those whose holder's lease ran out: the tenants with the fewest runs in workers' hands first, of one tenant the oldest wake first. Each
-	// gets a new fence, and the database's time as Run.UpdatedAt. A run comes with its machine and its open attempt, if any.
+	// gets a new fence, and the database's time as Run.UpdatedAt. What a worker does not know is left to those who may. A run comes with its machine and its open attempt, if any.
 	Claim(ctx context.Context, ask Ask) ([]Claim, error)
 	// ClaimRun takes one named run if it can be taken now; ErrNotFound when not.
 	ClaimRun(ctx context.Context, run, holder string, lease time.Duration) (Claim, error)
@@ -185,7 +185,15 @@ type Ask struct {
 	// Room is how many runs of a pool it takes at most, by the pool's id; "" are runs that have no place yet. A pool that is not named is
 	// bounded by Limit alone.
 	Room map[string]int
+	// Knows are the places (Place) at which it can take a run up; nil is all. A run that stands elsewhere is left to a worker of another version.
+	Knows []string
+	// Strangers lets it take, to park them, also runs that stand elsewhere, once they are overdue by StrangerAfter and no worker that was
+	// seen within that time knows the place.
+	Strangers bool
 }
+
+// StrangerAfter is how long a run waits for a worker that knows where it stands: long enough for one that is being replaced to come back.
+const StrangerAfter = 10 * time.Minute
 
 // Claim is a run in a worker's hands.
 type Claim struct {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 )
 
 // unwind takes a canceled run back, or one that is rewound: first the row that was being walked, whatever part of its effect exists, then one row after the other
@@ -50,9 +51,19 @@ func (t *tick) unwind(ctx context.Context) (bool, error) {
 
 // turn ends the attempt that was open and starts the way back.
 func (t *tick) turn(ctx context.Context) (bool, error) {
-	row, ok := t.process.RowFrom(t.held.Run.State)
+	begun, err := t.begun(ctx)
+	if err != nil {
+		return false, err
+	}
+	row, ok := t.rowNamed(t.held.Run.Step)
+	if !ok && !slices.Contains(begun, t.held.Run.Step) {
+		row, ok = t.process.RowFrom(t.held.Run.State) // what takes its place: nothing was made of either
+	}
 	if !ok {
-		return t.park(ctx, t.now, t.held, Permanent, fmt.Sprintf("state %s is no longer in the table of %s", t.held.Run.State, t.process.Name))
+		return t.park(ctx, t.now, t.held, Permanent, t.changed())
+	}
+	if why := t.astray(begun, t.process.through(row.Step)); why != "" {
+		return t.park(ctx, t.now, t.held, Permanent, why)
 	}
 	t.row = row
 	c := t.newCommit()
@@ -84,6 +95,14 @@ func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 	if run.Successor != "" && (!t.process.Returns || !more) {
 		return t.handOver(ctx, s, outcome, state)
 	}
+	onward := run.Request.goesBack() && run.Request.Step == t.row.Step
+	if !onward {
+		if why, err := t.loses(ctx, state, before, more); err != nil {
+			return false, err
+		} else if why != "" {
+			return t.giveUp(ctx, s, Permanent, why)
+		}
+	}
 	c := t.newCommit()
 	c.Changes = outcome.Changes
 	c.Ended = t.end(OutcomeUndone, "", outcome.Summary, outcome.Detail)
@@ -92,7 +111,7 @@ func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 	c.Machine = &machine
 	c.Run.State, c.Run.Handles, c.Run.Failures, c.Run.Conflicts = state, nil, 0, 0
 	c.Run.Status = t.backwards()
-	if run.Request.goesBack() && run.Request.Step == t.row.Step {
+	if onward {
 		return t.onward(ctx, s, c)
 	}
 	if !more {
@@ -105,6 +124,23 @@ func (t *tick) back(ctx context.Context, s *Step, outcome Outcome) (bool, error)
 	ahead := &tick{Engine: t.Engine, process: t.process, row: before, now: t.now, held: &Claim{Run: c.Run, Machine: machine}}
 	ahead.open(&c, machine)
 	return t.settle(ctx, s, c)
+}
+
+// loses says why the way back cannot go on from a state, by the row that leads there or, when no row does, by ending; "" when it can.
+func (t *tick) loses(ctx context.Context, state State, before Row, more bool) (string, error) {
+	if !more && state != t.process.Start() {
+		return fmt.Sprintf("state %s is no longer in the table of %s, so that nobody knows the way back from it; retry it on a version that has it", state, t.process.Name), nil
+	}
+	begun, err := t.begun(ctx)
+	if err != nil {
+		return "", err
+	}
+	begun = slices.DeleteFunc(begun, func(step string) bool { return step == t.row.Step })
+	var back []Row
+	if more {
+		back = t.process.through(before.Step)
+	}
+	return t.astray(begun, back), nil
 }
 
 // handOver ends the run in favour of the process that asked for it, in one commit.

@@ -12,6 +12,8 @@ type Worker struct {
 	Started time.Time
 	Seen    time.Time // when it last said that it is there, by the database's clock
 	Held    int       // runs in hand at that moment
+	// Knows are the places at which it can take runs up, as in its Asks; they are written down, and not read again.
+	Knows []string
 	// Drained is when it was told to take nothing new, zero when it was not; DrainedBy and DrainReason say by whom and why. Idle says that
 	// it has heeded that and has nothing in hand.
 	Drained     time.Time
@@ -22,7 +24,7 @@ type Worker struct {
 
 // Workers is where workers say that they are there.
 type Workers interface {
-	// Beat writes down that the worker is there (holder, version, started, held, idle) and returns it as it is known, with what it was told
+	// Beat writes down that the worker is there (holder, version, started, held, idle, knows) and returns it as it is known, with what it was told
 	// about draining. Workers that have not been seen for ten minutes are forgotten.
 	Beat(ctx context.Context, w Worker) (Worker, error)
 	// Workers lists them by holder.

@@ -107,6 +107,7 @@ func (s *Service) attend(ctx context.Context) {
 		held := s.driver.Held()
 		known, err := s.Store.Beat(ctx, orchestrator.Worker{
 			Holder: s.holder, Version: s.options.Version, Started: s.started, Held: held, Idle: held == 0 && s.duty.idle(),
+			Knows: s.Engine.Knows(),
 		})
 		switch {
 		case err != nil && ctx.Err() == nil:

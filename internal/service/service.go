@@ -186,7 +186,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	s.committer = driver.NewCommitter(s.Store)
 	s.gate = &driver.Gate{Store: s.Store}
 	s.Engine, err = orchestrator.NewEngine(orchestrator.EngineConfig{
-		Processes: processes, Estate: s.Estate, Commit: s.committer.Commit, Actor: s.holder, Gate: s.gate, Log: o.Log,
+		Processes: processes, Estate: s.Estate, Commit: s.committer.Commit, Attempts: s.Store.Attempts, Actor: s.holder, Gate: s.gate, Log: o.Log,
 	})
 	if err != nil {
 		return nil, err

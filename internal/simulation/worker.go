@@ -34,6 +34,7 @@ type process struct {
 	clock  time.Duration // how far its clock is off
 
 	engine     *orchestrator.Engine
+	knows      []string
 	controller *appliance.Controller
 	publisher  *outbox.Publisher
 	intake     *intake.Intake
@@ -80,10 +81,11 @@ func (s *simulation) start() error {
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	var err error
-	p.engine, err = orchestrator.NewEngine(orchestrator.EngineConfig{Processes: processes, Estate: s.estate, Actor: p.name, Log: quiet, Commit: db.commit})
+	p.engine, err = orchestrator.NewEngine(orchestrator.EngineConfig{Processes: processes, Estate: s.estate, Actor: p.name, Log: quiet, Commit: db.commit, Attempts: s.store.Attempts})
 	if err != nil {
 		return err
 	}
+	p.knows = p.engine.Knows()
 	now := func() time.Time { return s.now.Add(p.clock) }
 	// Their leases are renewed by the simulation's clock: real timers must never run out.
 	const never = 1000 * time.Hour
@@ -168,7 +170,7 @@ func (p *process) claim() {
 		free := slots - len(p.held)
 		if free > 0 {
 			asked := p.s.now
-			claims, err := database{p.s.store, p.s}.Claim(r.ctx, orchestrator.Ask{Holder: p.name, Limit: min(free, 2), Lease: runLease})
+			claims, err := database{p.s.store, p.s}.Claim(r.ctx, orchestrator.Ask{Holder: p.name, Limit: min(free, 2), Lease: runLease, Knows: p.knows})
 			if err != nil {
 				p.s.trace("%s claims: %v", p.name, err)
 			}

@@ -117,7 +117,7 @@ func (s *Site) Engine(actor string) *orchestrator.Engine {
 			}
 		}
 	}
-	engine, err := orchestrator.NewEngine(orchestrator.EngineConfig{Processes: processes, Estate: s.Estate, Commit: s.commit, Actor: actor, Log: slog.New(slog.DiscardHandler)})
+	engine, err := orchestrator.NewEngine(orchestrator.EngineConfig{Processes: processes, Estate: s.Estate, Commit: s.commit, Attempts: s.Store.Attempts, Actor: actor, Log: slog.New(slog.DiscardHandler)})
 	s.must(err)
 	return engine
 }

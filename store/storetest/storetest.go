@@ -69,6 +69,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Secrets":     secrets,
 		"Turns":       turns,
 		"Backlog":     backlog,
+		"Versions":    versions,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

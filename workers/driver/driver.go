@@ -32,10 +32,12 @@ type Config struct {
 type Driver struct {
 	Config
 	nudge chan struct{}
+	knows []string // where its engine can take runs up
 
 	mu       sync.Mutex
 	held     map[string]*hold
 	draining bool
+	steady   time.Time // since when every claim was answered; zero when the last one was not. Run's own
 	wg       sync.WaitGroup
 }
 
@@ -59,7 +61,7 @@ func New(c Config) *Driver {
 	if c.Poll == 0 {
 		c.Poll = 500 * time.Millisecond
 	}
-	return &Driver{Config: c, nudge: make(chan struct{}, 1), held: map[string]*hold{}}
+	return &Driver{Config: c, nudge: make(chan struct{}, 1), knows: c.Engine.Knows(), held: map[string]*hold{}}
 }
 
 // Nudge makes the driver look for due runs now: an order came in, a generation was applied, a task ended.
@@ -137,14 +139,21 @@ func (d *Driver) claim(ctx context.Context) bool {
 	ctxClaim, cancel := context.WithTimeout(ctx, d.Lease/4)
 	defer cancel()
 	asked := time.Now() // the lease runs from some moment after this one
-	claims, err := d.Claims.Claim(ctxClaim, orchestrator.Ask{Holder: d.Holder, Limit: ask, Lease: d.Lease, Room: d.room()})
+	claims, err := d.Claims.Claim(ctxClaim, orchestrator.Ask{
+		Holder: d.Holder, Limit: ask, Lease: d.Lease, Room: d.room(), Knows: d.knows,
+		Strangers: !d.steady.IsZero() && asked.Sub(d.steady) >= orchestrator.StrangerAfter, // others had as long to say what they know
+	})
 	if err != nil {
+		d.steady = time.Time{}
 		if ctx.Err() == nil {
 			d.Log.Warn("claim", "error", err)
 		}
 		return false
 	}
 	answered := time.Now()
+	if d.steady.IsZero() {
+		d.steady = answered
+	}
 	for _, claim := range claims {
 		runCtx, h := d.take(ctx, claim, asked)
 		d.wg.Go(func() { d.drive(runCtx, h, claim, answered) })

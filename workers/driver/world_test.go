@@ -38,12 +38,14 @@ type world struct {
 	commits  int // in all calls
 	renewals int
 	released []string
+	knows    map[string][]string // what each worker's last claim said
+	stranger bool                // the last claim asked for strangers
 }
 
 var errAway = orchestrator.E("store", orchestrator.Transient, orchestrator.ErrStoreAway)
 
 func newWorld() *world {
-	return &world{runs: map[string]*orchestrator.Run{}, machines: map[string]orchestrator.Machine{}}
+	return &world{runs: map[string]*orchestrator.Run{}, machines: map[string]orchestrator.Machine{}, knows: map[string][]string{}}
 }
 
 // add puts n runs at the start of a process.
@@ -66,6 +68,7 @@ func (w *world) Claim(_ context.Context, ask orchestrator.Ask) ([]orchestrator.C
 	if w.away {
 		return nil, errAway
 	}
+	w.knows[ask.Holder], w.stranger = ask.Knows, ask.Strangers
 	var out []orchestrator.Claim
 	ids := make([]string, 0, len(w.runs))
 	for id := range w.runs {
@@ -76,7 +79,7 @@ func (w *world) Claim(_ context.Context, ask orchestrator.Ask) ([]orchestrator.C
 		run := w.runs[id]
 		free := run.Holder == "" || !time.Now().Before(run.LeaseUntil)
 		due := run.Status == orchestrator.StatusReady || run.Status == orchestrator.StatusRunning || run.Status == orchestrator.StatusWaiting && !time.Now().Before(run.WakeAt)
-		if !free || !due || len(out) == limit {
+		if !free || !due || len(out) == limit || !w.fit(run, ask) {
 			continue
 		}
 		if left, bounded := room[w.machines[id].Placement.Pool]; bounded {
@@ -92,6 +95,20 @@ func (w *world) Claim(_ context.Context, ask orchestrator.Ask) ([]orchestrator.C
 		out = append(out, orchestrator.Claim{Run: *run, Machine: w.machines[id]})
 	}
 	return out, nil
+}
+
+// fit reports whether a worker may take a run for where it stands: its own kind, or a stranger that nobody knows and that is overdue.
+func (w *world) fit(run *orchestrator.Run, ask orchestrator.Ask) bool {
+	place := orchestrator.Place(run.Process, run.State, run.Step, run.Undoing)
+	if slices.Contains(ask.Knows, place) {
+		return true
+	}
+	for _, knows := range w.knows {
+		if slices.Contains(knows, place) {
+			return false
+		}
+	}
+	return ask.Strangers && time.Since(run.UpdatedAt) >= orchestrator.StrangerAfter
 }
 
 func (w *world) Renew(_ context.Context, holder string, runs map[string]int64, lease time.Duration) (lost []string, err error) {

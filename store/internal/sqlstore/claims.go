@@ -32,8 +32,20 @@ const turns = `SELECT id, turn FROM (
 	LEFT JOIN (SELECT held.tenant, count(*) AS n FROM runs h JOIN machines held ON held.id = h.machine WHERE h.holder <> '' GROUP BY held.tenant) busy
 		ON busy.tenant = m.tenant
 	LEFT JOIN (SELECT value AS pool, count(*) AS n FROM {list $5} AS rooms GROUP BY value) room ON room.pool = m.pool
-	WHERE r.id IN (SELECT id FROM runs WHERE ` + claimable + `) AND m.pool NOT IN {list $4}) AS due
+	WHERE r.id IN (SELECT id FROM runs WHERE ` + claimable + known + `) AND m.pool NOT IN {list $4}) AS due
 	WHERE room IS NULL OR in_pool <= room`
+
+// place is orchestrator.Place of a run.
+const place = `process || CASE WHEN undoing = 1 THEN '//' ELSE '/' || state || '/' END || step`
+
+// known holds for runs that stand where the worker can take them up: $7 lists its places, unless it takes every run ($8). With $9 it takes
+// those as well that have been due for longer than $10 and that no worker has known for as long.
+const known = ` AND (CAST($8 AS BIGINT) = 1 OR ` + place + ` IN {list $7} OR CAST($9 AS BIGINT) = 1
+	AND CASE WHEN holder <> '' THEN lease_until WHEN wake_at > updated_at THEN wake_at ELSE updated_at END <= {now} - CAST($10 AS BIGINT)
+	AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.seen_at > {now} - CAST($10 AS BIGINT) AND replace(w.knows, '|' || ` + place + ` || '|', '') <> w.knows))`
+
+// places is how a worker's places are written down: each between two bars.
+func places(knows []string) string { return "|" + strings.Join(knows, "||") + "|" }
 
 // beyond is how many more turns are looked at than are taken, for what other workers take at the same moment.
 const beyond = 64
@@ -51,8 +63,9 @@ func (s *Store) Claim(ctx context.Context, ask orchestrator.Ask) ([]orchestrator
 	}
 	return s.claim(ctx, "store.Claim", Stmt{
 		SQL: take + `id IN (SELECT r.id FROM (` + turns + ` ORDER BY turn, wake_at, created_at, id LIMIT $6) AS next JOIN runs r ON r.id = next.id
-			WHERE ` + claimable + ` ORDER BY next.turn, r.wake_at, r.created_at, r.id LIMIT $3 {skip r}) RETURNING ` + bare(runColumns),
-		Args: []any{ask.Holder, ask.Lease.Microseconds(), ask.Limit, list(full), list(rooms), ask.Limit + beyond},
+			WHERE ` + claimable + known + ` ORDER BY next.turn, r.wake_at, r.created_at, r.id LIMIT $3 {skip r}) RETURNING ` + bare(runColumns),
+		Args: []any{ask.Holder, ask.Lease.Microseconds(), ask.Limit, list(full), list(rooms), ask.Limit + beyond,
+			list(ask.Knows), flag(ask.Knows == nil), flag(ask.Strangers), orchestrator.StrangerAfter.Microseconds()},
 	})
 }
 
@@ -170,7 +183,7 @@ func (s *Store) ReleaseRuns(ctx context.Context, holder string, runs map[string]
 	ids, pairs := leases(runs)
 	return s.update(ctx, "store.ReleaseRuns", Stmt{
 		SQL: `UPDATE runs SET holder = '', lease_until = 0, status = CASE WHEN asked = 1 THEN 'canceling' WHEN status = 'running' THEN 'ready' ELSE status END,
-			asked = 0` + held,
+			asked = 0, updated_at = {now}` + held,
 		Args: []any{holder, ids, pairs},
 	})
 }

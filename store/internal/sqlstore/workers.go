@@ -28,10 +28,11 @@ func (s *Store) Beat(ctx context.Context, w orchestrator.Worker) (orchestrator.W
 		known = nil
 		_, err := tx.Run(ctx,
 			Stmt{
-				SQL: `INSERT INTO workers (holder, version, started_at, seen_at, held, idle) VALUES ($1, $2, $3, {now}, $4, $5)
-					ON CONFLICT (holder) DO UPDATE SET version = excluded.version, seen_at = excluded.seen_at, held = excluded.held, idle = excluded.idle
+				SQL: `INSERT INTO workers (holder, version, started_at, seen_at, held, idle, knows) VALUES ($1, $2, $3, {now}, $4, $5, $6)
+					ON CONFLICT (holder) DO UPDATE SET version = excluded.version, seen_at = excluded.seen_at, held = excluded.held, idle = excluded.idle,
+						knows = excluded.knows
 					RETURNING ` + workerColumns,
-				Args: []any{w.Holder, w.Version, micros(w.Started), w.Held, flag(w.Idle)}, Scan: collectWorkers(&known),
+				Args: []any{w.Holder, w.Version, micros(w.Started), w.Held, flag(w.Idle), places(w.Knows)}, Scan: collectWorkers(&known),
 			},
 			Stmt{SQL: `DELETE FROM workers WHERE seen_at <= {now} - CAST($1 AS BIGINT)`, Args: []any{forgetWorkers.Microseconds()}})
 		return err

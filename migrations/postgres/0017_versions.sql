@@ -1,0 +1,4 @@
+-- +goose Up
+
+-- The places at which a worker can take runs up, each between two bars.
+ALTER TABLE workers ADD COLUMN knows text NOT NULL DEFAULT '';
