@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,9 +14,9 @@ import (
 // duty again, it goes on where it was.
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		calls := 0
+		var calls atomic.Int64
 		slow := func(context.Context, *orchestrator.Step) (orchestrator.Outcome, error) {
-			calls++
+			calls.Add(1)
 			time.Sleep(time.Minute)
 			return orchestrator.Finished("done")
 		}
@@ -29,12 +30,12 @@ func TestDrain(t *testing.T) {
 		w.add(p, 5)
 		d.Nudge()
 		pass(30 * time.Second)
-		if d.Held() != 1 || calls != 1 {
-			t.Fatalf("%d in hand, %d calls", d.Held(), calls)
+		if d.Held() != 1 || calls.Load() != 1 {
+			t.Fatalf("%d in hand, %d calls", d.Held(), calls.Load())
 		}
 		pass(time.Minute)
-		if d.Held() != 0 || calls != 1 || len(w.released) != 1 {
-			t.Errorf("%d in hand, %d calls, released %v", d.Held(), calls, w.released)
+		if d.Held() != 0 || calls.Load() != 1 || len(w.released) != 1 {
+			t.Errorf("%d in hand, %d calls, released %v", d.Held(), calls.Load(), w.released)
 		}
 		w.mu.Lock()
 		if run := w.runs["run-000"]; run.State != "s1" || run.Holder != "" {
