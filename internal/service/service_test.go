@@ -73,7 +73,7 @@ func until(t *testing.T, what string, fact func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for range 1500 {
+	for range 4500 {
 		if fact() {
 			return
 		}
