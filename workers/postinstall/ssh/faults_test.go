@@ -329,7 +329,7 @@ func TestBadInputIsRefusedBeforeAConnection(t *testing.T) {
 	unknown.Image = "plan9"
 	_, err := i.Probe(t.Context(), unknown)
 	wantKind(t, "unknown image", err, orchestrator.Permanent)
-	if err == nil || !strings.Contains(err.Error(), "debian-12, debian-13, leap-15") {
+	if err == nil || !strings.Contains(err.Error(), "debian-12, debian-13, lab, leap-15") {
 		t.Errorf("the known images must be named: %v", err)
 	}
 	if _, err := i.Ports("plan9"); orchestrator.KindOf(err) != orchestrator.Permanent {

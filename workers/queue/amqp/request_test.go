@@ -117,6 +117,7 @@ func TestAsk(t *testing.T) {
 type hanging struct {
 	began, letGo chan struct{}
 	times        atomic.Int32
+	dead         bool // it answers nothing when it is ended, as one that was killed
 }
 
 func newHanging() *hanging {
@@ -129,6 +130,9 @@ func (h *hanging) answer(ctx context.Context, m amqp.Request) []byte {
 	}
 	h.times.Add(1)
 	h.began <- struct{}{}
+	if h.dead {
+		ctx = context.Background()
+	}
 	select {
 	case <-h.letGo:
 	case <-ctx.Done():
@@ -164,6 +168,7 @@ func TestWhoeverHasTheRequestIsLost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			url := testserver.RabbitMQ(t)
 			r, h := requester(t, url), newHanging()
+			h.dead = true
 			config := quick(t, url)
 			if name == "is restarted" { // time for the new one to come
 				slow := quick(t, url)
