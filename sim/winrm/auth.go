@@ -12,6 +12,7 @@ import (
 
 // connection is what NTLM proves: not a request, but a connection, is somebody's.
 type connection struct {
+	boot      *http.Server // what served it: a restart ends that, and with it all that came by it
 	mu        sync.Mutex
 	der       []byte // the certificate that was served, nil without TLS
 	challenge *[8]byte

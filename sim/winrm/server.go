@@ -259,9 +259,9 @@ func (s *Server) serve(l net.Listener) {
 		ReadTimeout:       2 * time.Minute,
 		IdleTimeout:       2 * time.Minute, // http.sys' own
 		ErrorLog:          slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
-		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, connectionKey{}, &connection{der: certificateOf(conn)})
-		},
+	}
+	server.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, connectionKey{}, &connection{boot: server, der: certificateOf(conn)})
 	}
 	s.http, s.socket = server, l
 	if s.config.Certificate != nil {
@@ -357,7 +357,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusInternalServerError) // what Windows says to a message in the clear
 		return
 	}
-	s.write(w, c, s.dispatch(r.Context(), user, body), encrypted)
+	s.write(w, c, s.dispatch(r.Context(), c.boot, user, body), encrypted)
 }
 
 func (s *Server) decrypt(c *connection, body []byte) ([]byte, error) {

@@ -3,6 +3,7 @@ package winrm
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -77,12 +78,12 @@ func (c *command) input(ctx context.Context) ([]byte, bool) {
 // maxStdin bounds what a client may send to one command.
 const maxStdin = 32 << 20
 
-func (s *Server) dispatch(ctx context.Context, user string, body []byte) reply {
+func (s *Server) dispatch(ctx context.Context, boot *http.Server, user string, body []byte) reply {
 	r, err := parseRequest(body)
 	if err != nil {
 		return badMessage(err).reply(r.messageID)
 	}
-	answer, err := s.act(ctx, user, r)
+	answer, err := s.act(ctx, boot, user, r)
 	if err != nil {
 		f := badMessage(err)
 		_ = errors.As(err, &f)
@@ -91,12 +92,12 @@ func (s *Server) dispatch(ctx context.Context, user string, body []byte) reply {
 	return answer
 }
 
-func (s *Server) act(ctx context.Context, user string, r request) (reply, error) {
+func (s *Server) act(ctx context.Context, boot *http.Server, user string, r request) (reply, error) {
 	if r.resource != resourceCmd {
 		return reply{}, errors.New("only the resource " + resourceCmd + " is served")
 	}
 	if r.action == actionCreate {
-		return s.create(user, r)
+		return s.create(boot, user, r)
 	}
 	s.mu.Lock()
 	sh, ok := s.shells[r.shell]
@@ -147,9 +148,13 @@ func (s *Server) act(ctx context.Context, user string, r request) (reply, error)
 	return reply{}, errors.New("the action " + r.action + " is not known")
 }
 
-func (s *Server) create(user string, r request) (reply, error) {
+// create opens a shell. A message that came before a restart and is looked at only now leaves none behind in the guest that comes up.
+func (s *Server) create(boot *http.Server, user string, r request) (reply, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if boot != s.http {
+		return reply{}, errors.New("the guest restarts")
+	}
 	n := 0
 	for _, sh := range s.shells {
 		if strings.EqualFold(sh.owner, user) {
