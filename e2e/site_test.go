@@ -103,6 +103,7 @@ type siteConfig struct {
 	// hostMemory in bytes; 0 is plenty.
 	hostMemory int64
 	tenantRuns int // 0 is the default
+	slots      int // runs that each worker drives at once; 0 is the default
 }
 
 func newSite(t *testing.T, c siteConfig) *site {
@@ -343,6 +344,9 @@ func (s *site) configure(c siteConfig) {
 		"firewall.key": s.firewall.key, "dhcp.key": s.dhcp.key, "console.key": s.console.key,
 	}
 	put("vault_key: {file: vault.key}\nlogin_key: {file: login.key}\nquarantine: 24h\nlease: %s", orDefault(c.lease, time.Minute))
+	if c.slots > 0 {
+		put("workers: %d", c.slots)
+	}
 	if s.database == "" {
 		put("database: sqlite:slipway.db")
 	} else {

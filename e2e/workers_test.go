@@ -25,7 +25,8 @@ func TestTwoWorkersAndOneIsKilled(t *testing.T) {
 	t.Parallel()
 	const machines = 40
 	url := testserver.RabbitMQ(t)
-	s := newSite(t, siteConfig{pools: 2, lease: 5 * time.Second, postgres: testserver.PostgreSQL(t), rabbitmq: url})
+	// With a few slots each, neither can take all the work for itself.
+	s := newSite(t, siteConfig{pools: 2, slots: 8, lease: 5 * time.Second, postgres: testserver.PostgreSQL(t), rabbitmq: url})
 	one, two := s.serve("one"), s.serve("two")
 	panel := listen(t, url)
 	publish(t, url, orders(t, machines)...)
