@@ -26,7 +26,7 @@ func NewMemory(ctx context.Context, now func() time.Time) (_ *Memory, err error)
 		return nil, err
 	}
 	pool.SetMaxOpenConns(1) // every connection would have a memory of its own
-	db := &memory{pool: pool, now: now, speller: sqlstore.NewSpeller(sqlstore.Words{Now: `(SELECT at FROM temp.clock)`, List: words.List})}
+	db := &memory{pool: pool, now: now, speller: sqlstore.NewSpeller(sqlstore.Words{Now: `(SELECT at FROM temp.clock)`, List: words.List, Limit: words.Limit})}
 	if err := schema.Up(ctx, schema.SQLite, pool); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}

@@ -32,6 +32,8 @@ const (
 var words = sqlstore.Words{
 	Now:  `(CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000)`,
 	List: `(SELECT value FROM json_each(%s))`,
+	// A parameter alone would let the planner look at its value, and each other value would then cost a new plan.
+	Limit: `CAST(%s AS INTEGER)`,
 }
 
 // Open opens a store that Migrate has made. It is closed by its Close.
