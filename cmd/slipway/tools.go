@@ -144,11 +144,11 @@ func (c simXapiCmd) Run(e *env) (err error) {
 		if len(c.Image) == 0 {
 			return hinted{error: errors.New("--guests qemu: there is no image to boot"), next: "slipway sim xapi --guests qemu --image lab=$(scripts/guest-image.sh lab) ...", code: exitUsage}
 		}
-		dir, err := os.MkdirTemp("", "slipway-guests-")
+		dir, remove, err := qemu.NewDir(os.TempDir(), e.log)
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+		defer func() { err = errors.Join(err, remove()) }()
 		guests, err := qemu.New(e.ctx, qemu.Config{Dir: dir, Images: c.Image, Accel: c.Accel, Log: e.log})
 		if err != nil {
 			return err

@@ -19,6 +19,6 @@
 // # Ownership
 //
 // QEMU's control, agent and screen are sockets without a name, and its taps are descriptors: all of it ends with the process. The process
-// ends with the simulator, however that ends, since the kernel kills it with the thread that started it. What can be left behind by a
-// killed simulator is its folder of disks.
+// ends with the simulator, however that ends, since the kernel kills it with the thread that started it. What a killed simulator leaves behind
+// is its folder of disks, which the next one removes (NewDir).
 package qemu

@@ -3,9 +3,12 @@ package qemu_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,8 +20,8 @@ import (
 	simxapi "slipway/sim/xapi"
 )
 
-// childVar makes this test binary a process that runs one guest, prints its pid and waits to be killed.
-const childVar = "SLIPWAY_QEMU_CHILD" // DISKS:IMAGE
+// childVar makes this test binary a process that runs one guest, says so and waits to be killed.
+const childVar = "SLIPWAY_QEMU_CHILD" // PARENT:IMAGE; the folder of disks is made in PARENT
 
 type silent struct{}
 
@@ -29,9 +32,13 @@ func (silent) GuestReported(string, *simxapi.GuestReport) {}
 const childVM = "11111111-2222-3333-4444-555555555555"
 
 func child() {
-	dir, image, _ := strings.Cut(os.Getenv(childVar), ":")
+	parent, image, _ := strings.Cut(os.Getenv(childVar), ":")
 	ctx := context.Background()
-	h, err := qemu.New(ctx, qemu.Config{Dir: dir, Images: map[string]string{"text": image}})
+	var h *qemu.Hypervisor
+	dir, _, err := qemu.NewDir(parent, slog.New(slog.DiscardHandler))
+	if err == nil {
+		h, err = qemu.New(ctx, qemu.Config{Dir: dir, Images: map[string]string{"text": image}})
+	}
 	if err == nil {
 		err = h.Open(silent{})
 	}
@@ -49,12 +56,17 @@ func child() {
 	select {}
 }
 
-// A simulator that is killed takes its guests along.
+// A simulator that is killed takes its guests along, and the next one removes its disks; those of one that lives stay.
 func TestNoGuestOutlivesTheSimulator(t *testing.T) {
 	t.Parallel()
 	image := guestimage.Get(t, guestimage.Text)
+	parent, log := t.TempDir(), slog.New(slog.DiscardHandler)
+	foreign := filepath.Join(parent, "slipway-guests-of-somebody")
+	if err := os.Mkdir(foreign, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childVar+"="+t.TempDir()+":"+image.Dir)
+	cmd.Env = append(os.Environ(), childVar+"="+parent+":"+image.Dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +79,23 @@ func TestNoGuestOutlivesTheSimulator(t *testing.T) {
 	if err == nil && line == "runs\n" {
 		guest = qemuOf(t, cmd.Process.Pid)
 	}
+	disks := func() []string {
+		dir, remove, err := qemu.NewDir(parent, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := filepath.Glob(filepath.Join(parent, "*", "*", "*"))
+		if err := errors.Join(err, remove()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("%s was not removed by its owner", dir)
+		}
+		return found
+	}
+	if found := disks(); guest != 0 && len(found) == 0 {
+		t.Error("the disks of a simulator that lives are gone")
+	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait() // killed
 	if guest == 0 {
@@ -76,6 +105,12 @@ func TestNoGuestOutlivesTheSimulator(t *testing.T) {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", guest))
 		return err != nil || !strings.Contains(string(text), childVM)
 	})
+	if found := disks(); len(found) > 0 {
+		t.Errorf("left by the one that was killed: %v", found)
+	}
+	if left, err := os.ReadDir(parent); err != nil || len(left) != 1 || left[0].Name() != filepath.Base(foreign) {
+		t.Errorf("in the folder are %v, %v; want somebody's own alone", left, err)
+	}
 }
 
 // qemuOf finds the one child of a process, whichever of its threads started it.
