@@ -46,7 +46,7 @@ func (s *site) orphan(tb testing.TB, n int, lease time.Duration) (fences map[str
 	var ticking sync.WaitGroup
 	for i := range claims {
 		ticking.Go(func() {
-			if _, err := s.engine.Tick(tb.Context(), time.Now(), &claims[i]); err != nil {
+			if _, err := s.engine.Tick(tb.Context(), time.Now, &claims[i]); err != nil {
 				tb.Error(err)
 			}
 		})

@@ -125,7 +125,7 @@ func (s *site) drive(tb testing.TB, claims []orchestrator.Claim) time.Duration {
 		wg.Go(func() {
 			for more := true; more; {
 				var err error
-				if more, err = s.engine.Tick(tb.Context(), time.Now(), &claims[i]); err != nil {
+				if more, err = s.engine.Tick(tb.Context(), time.Now, &claims[i]); err != nil {
 					tb.Error(err)
 					return
 				}

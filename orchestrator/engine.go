@@ -18,7 +18,7 @@ import (
 )
 
 // Engine walks runs through process tables. It has no goroutine, clock or randomness of its own: whoever holds a run calls Tick, and the
-// same calls with the same answers of the world give the same history. Safe for concurrent use on different runs.
+// same calls with the same answers of the world and the clock give the same history. Safe for concurrent use on different runs.
 type Engine struct {
 	processes map[string]*Process
 	estate    *Estate
@@ -75,15 +75,16 @@ func (s *StateError) Error() string {
 const maxConflicts = 10
 
 // Tick does the next thing for a run that the caller holds, and commits it: one row, or one call of a row that waits. held is brought up
-// to date. now is by the database's clock, as the claim's Run.UpdatedAt is: what it makes due is compared with that one. more is true when
-// the run is still held and can go on at once; otherwise its lease has been given back.
+// to date. now is the database's clock, as the claim's Run.UpdatedAt is: what it makes due is compared with that one. It is read at the
+// beginning and again after the row's function, whose time is thus the journal's for that row and no part of a pause that follows. more is
+// true when the run is still held and can go on at once; otherwise its lease has been given back.
 // An error means that nothing is known to be committed and the caller must let go: ErrFenced, or the store is away.
-func (e *Engine) Tick(ctx context.Context, now time.Time, held *Claim) (more bool, err error) {
+func (e *Engine) Tick(ctx context.Context, now func() time.Time, held *Claim) (more bool, err error) {
 	process, ok := e.processes[held.Run.Process]
 	if !ok {
-		return e.park(ctx, now, held, Permanent, fmt.Sprintf("process %q is unknown to this version", held.Run.Process))
+		return e.park(ctx, now(), held, Permanent, fmt.Sprintf("process %q is unknown to this version", held.Run.Process))
 	}
-	t := &tick{Engine: e, process: process, now: now, held: held}
+	t := &tick{Engine: e, process: process, now: now(), clock: now, held: held}
 	if held.Run.Cancel != "" && !process.Cancelable && held.Run.Successor == "" {
 		held.Run.Cancel = "" // this process only goes forward
 		if held.Run.Status == StatusCanceling {
@@ -101,7 +102,7 @@ func (e *Engine) Tick(ctx context.Context, now time.Time, held *Claim) (more boo
 	}
 	row, ok := process.RowFrom(held.Run.State)
 	if !ok || row.Step != held.Run.Step {
-		return e.park(ctx, now, held, Permanent, t.changed())
+		return e.park(ctx, t.now, held, Permanent, t.changed())
 	}
 	t.row = row
 	switch verb := held.Run.Request.Verb; {
@@ -119,7 +120,8 @@ type tick struct {
 	*Engine
 	process *Process
 	row     Row
-	now     time.Time
+	now     time.Time // when it was begun, or when the row's function came back
+	clock   func() time.Time
 	held    *Claim
 }
 
@@ -212,6 +214,7 @@ func (t *tick) call(ctx context.Context, do func(context.Context, *Step) (Outcom
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("step %s took longer than %s: %w", t.row.Step, timeout, context.DeadlineExceeded))
 	defer cancel()
 	outcome, err := do(ctx, s)
+	t.now = t.clock()
 	outcome.Summary = printable(outcome.Summary) // guests and appliances have their words in it
 	if outcome.Wait != nil {
 		wait := *outcome.Wait

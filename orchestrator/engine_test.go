@@ -76,7 +76,7 @@ func (b *bench) tick() (more bool, err error) {
 		b.Fatal(err)
 	}
 	b.now = b.now.Add(time.Second)
-	return engine.Tick(b.Context(), b.now, &b.claim)
+	return engine.Tick(b.Context(), func() time.Time { return b.now }, &b.claim)
 }
 
 // drive ticks until the run is put down.
@@ -208,6 +208,42 @@ func TestBackoffDoublesUntilTheRunParks(t *testing.T) {
 	}
 	if c := b.last(); c.Ended.Number != 6 {
 		t.Errorf("attempt %d was used before", c.Ended.Number)
+	}
+}
+
+// What a row's function takes is that row's in the journal, and no part of the pause after it.
+func TestTimeOfARowIsItsOwn(t *testing.T) {
+	var b *bench
+	taking := func(d time.Duration, then act) act {
+		return func(ctx context.Context, s *step) (outcome, error) {
+			b.now = b.now.Add(d)
+			return then(ctx, s)
+		}
+	}
+	second, failures := failWith(kind(orchestrator.Transient)), orchestrator.Policy{Backoff: 2 * time.Second}
+	b = newBench(t, true, orchestrator.Row{Do: taking(10*time.Second, done)},
+		orchestrator.Row{Do: taking(20*time.Second, func(ctx context.Context, s *step) (outcome, error) { return second(ctx, s) }), Policy: failures})
+	if _, err := b.tick(); err != nil {
+		t.Fatal(err)
+	}
+	c := b.last()
+	if took := c.Ended.Ended.Sub(c.Ended.Started); took < 10*time.Second {
+		t.Errorf("the first row took %s by the journal, want the 10s that it took", took)
+	}
+	if !c.Opened.Started.Equal(b.now) || !c.Run.StepSince.Equal(b.now) {
+		t.Errorf("the second row begins at %s, its budget at %s; it is %s", c.Opened.Started, c.Run.StepSince, b.now)
+	}
+	b.drive()
+	if c := b.last(); c.Run.WakeAt.Sub(b.now) < 2*time.Second || !c.Ended.Ended.Equal(b.now) {
+		t.Errorf("it failed at %s, at %s by the journal, and wakes %s later", b.now, c.Ended.Ended, c.Run.WakeAt.Sub(b.now))
+	}
+	second = func(context.Context, *step) (outcome, error) {
+		return orchestrator.WaitFor("", 3*time.Second, "company")
+	}
+	b.claimAgain()
+	b.drive()
+	if pause := b.last().Run.WakeAt.Sub(b.now); pause != 3*time.Second {
+		t.Errorf("it looks again %s after the look, want 3s", pause)
 	}
 }
 

@@ -193,13 +193,14 @@ func (p *process) drive(r *routine, h *hold, claim orchestrator.Claim) {
 	id := claim.Run.ID
 	claimed, answered := claim.Run.UpdatedAt, p.s.now
 	r.fence = h.fence
+	now := func() time.Time { return claimed.Add(p.s.now.Sub(answered)) }
 	var err error
 	for ticks, more := 0, true; more && err == nil; ticks++ {
 		if ticks > maxTicks {
 			p.s.fail("rounds", "run %s goes round and round", id)
 			return
 		}
-		if more, err = p.engine.Tick(r.ctx, claimed.Add(p.s.now.Sub(answered)), &claim); err == nil && r.ctx.Err() != nil && more {
+		if more, err = p.engine.Tick(r.ctx, now, &claim); err == nil && r.ctx.Err() != nil && more {
 			err = context.Cause(r.ctx)
 		}
 	}

@@ -325,7 +325,7 @@ func (s *Site) Drive(engine *orchestrator.Engine, claim orchestrator.Claim) (tic
 			return ticks, fmt.Errorf("run %s goes round and round: %s", claim.Run.ID, strings.Join(s.Journal(), "\n"))
 		}
 		s.Now = s.Now.Add(time.Millisecond)
-		if more, err = engine.Tick(s.ctx(), s.Now, &claim); err != nil {
+		if more, err = engine.Tick(s.ctx(), func() time.Time { return s.Now }, &claim); err != nil {
 			s.holder++ // it lets go; whoever comes next has another name
 			return ticks, err
 		}

@@ -72,7 +72,7 @@ func (v *version) walk(run string, ticks int, strangers bool) orchestrator.Run {
 	more := true
 	for range ticks {
 		var err error
-		if more, err = v.engine.Tick(v.Context(), v.now, &got[0]); err != nil {
+		if more, err = v.engine.Tick(v.Context(), func() time.Time { return v.now }, &got[0]); err != nil {
 			v.Fatal(err)
 		}
 		if !more {

@@ -253,7 +253,7 @@ func (d *Driver) tick(ctx context.Context, h *hold, claim *orchestrator.Claim, n
 		}
 	}()
 	for {
-		more, err := d.Engine.Tick(ctx, now(), claim)
+		more, err := d.Engine.Tick(ctx, now, claim)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return context.Cause(ctx) // why it was interrupted says more than where
