@@ -149,7 +149,8 @@ func history(t *testing.T, h Harness) {
 	})
 }
 
-// BenchHistory fills a database with ended runs of eleven steps each, and asks what a board and the statistics ask.
+// BenchHistory fills a database with ended runs of eleven steps each, and asks what a board, the statistics and a worker with room for 32
+// runs ask.
 func BenchHistory(b *testing.B, h Harness, runs int) {
 	db := h.New(b)
 	store := db.Open(b)
@@ -193,4 +194,25 @@ func BenchHistory(b *testing.B, h Harness, runs int) {
 			}
 		}
 	})
+	for _, due := range []int{1000, 10_000} {
+		must(b, db.Exec(b.Context(), fmt.Sprintf(`UPDATE runs SET status = 'waiting' WHERE created_at > %d`, (runs-due)*1000)))
+		for _, tenants := range []int{1, 100} {
+			must(b, db.Exec(b.Context(), fmt.Sprintf(`UPDATE machines SET tenant = 'tenant-' || (created_at %% %d)`, tenants)))
+			must(b, db.Exec(b.Context(), `ANALYZE`))
+			b.Run(fmt.Sprintf("Claim32of%dOf%dTenants", due, tenants), func(b *testing.B) {
+				for b.Loop() {
+					got, err := store.Claim(b.Context(), orchestrator.Ask{Holder: "worker", Limit: 32, Lease: time.Minute})
+					must(b, err)
+					if len(got) != 32 {
+						b.Fatalf("%d runs", len(got))
+					}
+					fences := map[string]int64{}
+					for _, c := range got {
+						fences[c.Run.ID] = c.Run.Fence
+					}
+					must(b, store.ReleaseRuns(b.Context(), "worker", fences))
+				}
+			})
+		}
+	}
 }
