@@ -17,19 +17,21 @@ import (
 	"strings"
 )
 
-// minLength is the shortest secret that says something: a shorter one stands in other words by chance.
+// minLength is the shortest secret that says something: a shorter one stands in other words by chance. It is the length of a key as well.
 const minLength = 8
 
 // Secrets are those that are looked for. Not safe for concurrent changes.
 type Secrets struct {
-	patterns []pattern
-	names    map[string]string // by value
+	exact, folded map[key][]pattern // folded are those that are found in either case
+	names         map[string]string // by value
 }
+
+// key is how a pattern begins. A site of a thousand machines has some ten thousand patterns: a text is walked once for all of them.
+type key [minLength]byte
 
 type pattern struct {
 	name, form string
 	text       []byte
-	fold       bool // in either case
 }
 
 // Add makes a secret known. Of one with several lines, such as a private key, each line but its borders is looked for.
@@ -50,7 +52,7 @@ func (s *Secrets) Add(name, secret string) error {
 		return fmt.Errorf("%s has %d characters: too few to be looked for", name, len(secret))
 	}
 	if s.names == nil {
-		s.names = map[string]string{}
+		s.names, s.exact, s.folded = map[string]string{}, map[key][]pattern{}, map[key][]pattern{}
 	}
 	if _, ok := s.names[secret]; ok {
 		return nil
@@ -58,10 +60,16 @@ func (s *Secrets) Add(name, secret string) error {
 	s.names[secret] = name
 	seen := map[string]bool{}
 	for _, f := range forms(secret) {
-		if !seen[f.text] {
-			seen[f.text] = true
-			s.patterns = append(s.patterns, pattern{name, f.name, []byte(f.text), f.name == "hex"})
+		if seen[f.text] {
+			continue
 		}
+		seen[f.text] = true
+		in := s.exact
+		if f.name == "hex" {
+			in = s.folded
+		}
+		k := key([]byte(f.text)) // no form is shorter than its secret may be
+		in[k] = append(in[k], pattern{name, f.name, []byte(f.text)})
 	}
 	return nil
 }
@@ -101,19 +109,19 @@ func forms(secret string) []form {
 
 // Find tells which secrets stand in a text, each with its form.
 func (s *Secrets) Find(text []byte) (found []string) {
-	var lower []byte
-	for _, p := range s.patterns {
-		in := text
-		if p.fold {
-			if lower == nil {
-				lower = bytes.ToLower(text)
+	found = search(found, s.exact, text)
+	found = search(found, s.folded, bytes.ToLower(text))
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+func search(found []string, patterns map[key][]pattern, text []byte) []string {
+	for ; len(text) >= minLength; text = text[1:] {
+		for _, p := range patterns[key(text)] {
+			if bytes.HasPrefix(text, p.text) {
+				found = append(found, fmt.Sprintf("%s (%s)", p.name, p.form))
 			}
-			in = lower
-		}
-		if bytes.Contains(in, p.text) {
-			found = append(found, fmt.Sprintf("%s (%s)", p.name, p.form))
 		}
 	}
-	slices.Sort(found)
 	return found
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"slipway/internal/leak"
 )
 
@@ -68,5 +70,19 @@ func TestLinesOfAKey(t *testing.T) {
 	}
 	if err := s.Add("short", "1234567"); err == nil {
 		t.Error("a secret that stands everywhere is looked for")
+	}
+}
+
+// Secrets that begin alike, overlap, or stand at a text's ends are told apart.
+func TestManySecrets(t *testing.T) {
+	var s leak.Secrets
+	for name, secret := range map[string]string{"one": "aaaaaaaab", "two": "aaaaaaaac", "long": "aaaaaaaacdef", "end": "cdef-end", "gone": "aaaaaaaad"} {
+		if err := s.Add(name, secret); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{"end (plain)", "long (plain)", "one (plain)", "two (plain)"}
+	if diff := cmp.Diff(want, s.Find([]byte("aaaaaaaaab aaaaaaaacdef-end"))); diff != "" {
+		t.Error(diff)
 	}
 }
