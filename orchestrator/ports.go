@@ -163,8 +163,8 @@ type Installer interface {
 	Ports(image string) ([]uint16, error)
 	// Serves are the TCP ports on which every finished guest of the image answers whoever its firewall lets through.
 	Serves(image string) ([]uint16, error)
-	// Probe looks whether the guest answers and is the one expected: TCP, banner, host key. Kind Transient while it is not up yet;
-	// Permanent when something else answers there.
+	// Probe looks whether the guest answers and is the one expected: TCP, banner, host key. Kind Transient while it is not up yet, and it wraps
+	// syscall.ECONNREFUSED when its login port refuses; Permanent when something else answers there.
 	Probe(ctx context.Context, g Guest) (evidence string, err error)
 	// EnsureJob starts the catalogue entry's job in the guest, once by its id, whoever asks and however often.
 	EnsureJob(ctx context.Context, g Guest, job Job) error

@@ -41,7 +41,7 @@ type Watched struct {
 // Stages of a guest.
 const (
 	StageBooting    = "booting"    // its VM was started
-	StageAddressed  = "addressed"  // the hypervisor's guest agent was seen to have its address
+	StageAddressed  = "addressed"  // it was seen to have its address: by the hypervisor's guest agent, or by its login port, which refused
 	StageReachable  = "reachable"  // it answered on its login port with the host key that is expected
 	StageInstalling = "installing" // the post-install was begun
 	StageInstalled  = "installed"  // the post-install's checks passed

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"slipway/orchestrator"
@@ -26,6 +27,9 @@ func awaitGuest(h orchestrator.Hypervisor, i orchestrator.Installer) act {
 			s.Machine.Address = guest.Address.Addr()
 			return orchestrator.Outcome{Summary: evidence, Detail: addressedDetail(s)}, nil
 		case orchestrator.Transient, orchestrator.Unknown:
+			if errors.Is(err, syscall.ECONNREFUSED) {
+				noteAddressed(s)
+			}
 			return orchestrator.WaitFor("", 2*time.Second, "waiting for the guest: %s", err)
 		default:
 			return orchestrator.Outcome{}, err
@@ -49,7 +53,9 @@ func reach(ctx context.Context, h orchestrator.Hypervisor, i orchestrator.Instal
 	case vm.Power != "running":
 		return guest, "", orchestrator.Errorf(s.Run.Step, orchestrator.Transient, "the guest is dead: VM %s is %s", vm.UUID, vm.Power)
 	}
-	noteAddress(s, vm)
+	if reported(vm, m.Placement).IsValid() {
+		noteAddressed(s)
+	}
 	address := m.Placement.Public
 	if s.Pool.Strategy == orchestrator.Routed {
 		address = reported(vm, m.Placement)
@@ -63,12 +69,14 @@ func reach(ctx context.Context, h orchestrator.Hypervisor, i orchestrator.Instal
 	}, "", nil
 }
 
-// handleAddressed is when the guest agent was first seen to have the machine's address; it rides in the commits of the step's waits.
+// handleAddressed is when the guest was first seen to have the machine's address; it rides in the commits of the step's waits.
 const handleAddressed = "addressed"
 
-// noteAddress keeps the moment in which the guest is seen to have its address, which is not the moment in which it got it.
-func noteAddress(s *orchestrator.Step, vm orchestrator.VM) {
-	if s.Run.Step == StepAwait && s.Handle(handleAddressed) == "" && reported(vm, s.Machine.Placement).IsValid() {
+// noteAddressed keeps the moment in which the guest is seen to have its address, which is not the moment in which it got it: its agent says
+// so, or its login port refuses. The installer's rules let that packet through, so a refusal is the guest's own; of an address that nobody
+// has, the router before it says that it is unreachable, or nothing.
+func noteAddressed(s *orchestrator.Step) {
+	if s.Run.Step == StepAwait && s.Handle(handleAddressed) == "" {
 		s.Run.Handles[handleAddressed] = s.Now.UTC().Format(time.RFC3339Nano)
 	}
 }
