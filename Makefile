@@ -16,7 +16,7 @@ demo: build ## watch twenty orders become machines on simulators: no root, no se
 	@$(BIN) demo
 
 .PHONY: lab
-lab: ## two orders become real machines (QEMU) that are logged in to and typed into; KEEP=1 leaves them up (Debian, root)
+lab: ## two orders become real machines (QEMU) that are logged in to and typed into; KEEP=1 leaves them up, DEBIAN=1 adds a whole Debian 12, GUESTS=2,4,8 prints how long so many take (Debian, root)
 	@scripts/lab.sh
 
 test: ## everything, on real servers and tools; installs what it needs (Debian, root)

@@ -38,6 +38,8 @@ import (
 const (
 	transcriptVar = "SLIPWAY_LAB_TRANSCRIPT" // a file to which each line is written as it comes
 	keepVar       = "SLIPWAY_LAB_KEEP"       // "1" leaves all of it up until an interrupt
+	debianVar     = "SLIPWAY_LAB_DEBIAN"     // "0" does without the whole Debian, which takes minutes to make
+	guestsVar     = "SLIPWAY_LAB_GUESTS"     // "2,4,8": how long so many orders at once take by stage, and nothing else
 )
 
 // labLimit is for a machine that does much else: idle, it takes about a minute.
@@ -45,9 +47,9 @@ const labLimit = 15 * time.Minute
 
 // transcript is what was looked at, and what was seen.
 type transcript struct {
-	tb             *testing.T
-	out            io.Writer
-	passed, failed int
+	tb                    *testing.T
+	out                   io.Writer
+	ready, passed, failed int
 }
 
 func newTranscript(t *testing.T) *transcript {
@@ -85,8 +87,9 @@ func (tr *transcript) check(what string, ok bool, seen string, args ...any) {
 // labMachine is an order, and what became of it.
 type labMachine struct {
 	api.Machine
-	key  string // of its customer
-	host string // ordered hostname
+	key      string // of its customer
+	host     string // ordered hostname
+	template string // its image's public host key, which must not be its own
 }
 
 func (m *labMachine) public() string { return m.Placement.Public.String() }
@@ -98,15 +101,20 @@ type lab struct {
 	ctx    context.Context
 	worker *worker
 	broker string // as a panel reaches it
+	images map[string]guestimage.Image
 }
 
-// newLab starts one whose pool has the given kind of guest for an image.
-func newLab(t *testing.T, image, kind string, boot time.Duration) *lab {
+// newLab starts one whose pool has these kinds of guests for images, by image; a guest that does not answer within boot is given up, 0 is the
+// default.
+func newLab(t *testing.T, kinds map[string]string, boot time.Duration) *lab {
 	t.Helper()
-	real := map[string]guestimage.Image{image: guestimage.Get(t, kind)}
+	real := map[string]guestimage.Image{}
+	for image, kind := range kinds {
+		real[image] = guestimage.Get(t, kind)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), labLimit)
 	t.Cleanup(cancel)
-	l := &lab{transcript: newTranscript(t), ctx: ctx, broker: testserver.RabbitMQ(t)}
+	l := &lab{transcript: newTranscript(t), ctx: ctx, broker: testserver.RabbitMQ(t), images: real}
 	l.site = newSite(t, siteConfig{
 		pools: 1, strategy: orchestrator.NAT, arp: true, consoles: true, gateway: true, real: real, bootTimeout: boot,
 		postgres: testserver.PostgreSQL(t), rabbitmq: l.broker,
@@ -119,11 +127,20 @@ func newLab(t *testing.T, image, kind string, boot time.Duration) *lab {
 // order has the panel order machines, all at once, and waits for the end of their runs. The panel's exit codes are returned.
 func (l *lab) order(orders ...order) []int {
 	l.t.Helper()
-	var panels []*panel
+	return l.await(l.publish(orders...))
+}
+
+// publish has the panel order machines; await waits for the end of their runs.
+func (l *lab) publish(orders ...order) (panels []*panel) {
+	l.t.Helper()
 	for _, o := range orders {
 		panels = append(panels, l.panel(l.ctx, l.broker, o))
 	}
-	var codes []int
+	return panels
+}
+
+func (l *lab) await(panels []*panel) (codes []int) {
+	l.t.Helper()
 	for _, p := range panels {
 		<-p.done
 		if l.ctx.Err() != nil {
@@ -132,6 +149,29 @@ func (l *lab) order(orders ...order) []int {
 		codes = append(codes, p.cmd.ProcessState.ExitCode())
 	}
 	return codes
+}
+
+// orders are of an image, one for each host and with a customer each; what will become of them is in the list before.
+func (l *lab) orders(image string, first int, hosts ...string) (machines []labMachine, orders []order) {
+	l.t.Helper()
+	for i, host := range hosts {
+		key, line := keyPair(l.t)
+		machines = append(machines, labMachine{key: key, host: host, template: strings.TrimSpace(l.images[image].HostKey)})
+		orders = append(orders, labOrder(first+i, image, host, line))
+	}
+	return machines, orders
+}
+
+// made looks at the end of an order's run.
+func (l *lab) made(m *labMachine, code int, since time.Time) {
+	l.t.Helper()
+	m.Machine = l.machine(strings.SplitN(m.host, ".", 2)[0])
+	l.check(m.Name+" is ordered and made", code == 0 && m.State == "production_ready", "the panel heard that it is %s, %s after the order", m.State, time.Since(since).Round(time.Second))
+	if m.State != "production_ready" {
+		l.t.Fatalf("explain: %s", l.cli("worker", "explain", m.Name))
+	}
+	l.ready++
+	l.say("        %s", timing(m.Machine))
 }
 
 // labOrder orders a machine as small as they come.
@@ -144,10 +184,9 @@ func labOrder(n int, kind, host, key string) order {
 }
 
 // machine reads what became of an order.
-func (l *lab) machine(name string) labMachine {
+func (l *lab) machine(name string) (m api.Machine) {
 	l.t.Helper()
-	var m labMachine
-	if err := json.Unmarshal([]byte(l.cli("worker", "-o", "json", "show", name)), &m.Machine); err != nil {
+	if err := json.Unmarshal([]byte(l.cli("worker", "-o", "json", "show", name)), &m); err != nil {
 		l.t.Fatal(err)
 	}
 	return m
@@ -160,34 +199,38 @@ func (l *lab) run(m labMachine, command string) (out, hostKey string, err error)
 }
 
 // Two orders over a broker become two machines, each booted by a kernel of its own, that have an address of the real dhcpd, are reached through the
-// real firewall, were set up over their own sshd, and are seen and typed into in the browser's way. `make lab` is this test, told aloud.
+// real firewall, were set up over their own sshd, and are seen and typed into in the browser's way. A third, which boots while they are looked
+// at, is a whole Debian with systemd, for which the catalogue's debian entry was written. `make lab` is this test, told aloud and without
+// the third.
 //
 // It is not run beside other tests: emulated guests take all the processors there are.
 func TestLab(t *testing.T) {
-	identity, network := testguest.Identity(t), machineNetwork(t)
-	l := newLab(t, "lab", guestimage.Lab, 0)
-	l.say("lab: namespaces for the outside, a firewall, a DHCP server, a console host, a hypervisor (guests by QEMU, emulated); RabbitMQ, PostgreSQL, slipway serve")
-	began := time.Now()
-	var machines []labMachine
-	var orders []order
-	for i, host := range []string{"web-1.acme.example", "web-2.acme.example"} {
-		key, line := keyPair(t)
-		machines = append(machines, labMachine{key: key, host: host})
-		orders = append(orders, labOrder(i+1, guestimage.Lab, host, line))
+	if counts := os.Getenv(guestsVar); counts != "" {
+		labFigures(t, counts)
+		return
 	}
+	identity, network := testguest.Identity(t), machineNetwork(t)
+	kinds := map[string]string{guestimage.Lab: guestimage.Lab}
+	whole := os.Getenv(debianVar) != "0"
+	if whole {
+		kinds[guestimage.Debian] = guestimage.Debian
+	}
+	l := newLab(t, kinds, 0)
+	l.say("lab: namespaces for the outside, a firewall, a DHCP server, a console host, a hypervisor (guests by QEMU, emulated); RabbitMQ, PostgreSQL, slipway serve")
+	machines, orders := l.orders(guestimage.Lab, 1, "web-1.acme.example", "web-2.acme.example")
+	began := time.Now()
+	small := l.publish(orders...)
 	l.say("lab: two orders are published")
-	codes := l.order(orders...)
-	ready := 0
+	var debian []labMachine
+	var large []*panel
+	if whole {
+		debian, orders = l.orders(guestimage.Debian, 3, "mail-1.acme.example")
+		large = l.publish(orders...)
+		l.say("lab: and one for a whole Debian 12")
+	}
+	codes := l.await(small)
 	for i := range machines {
-		m := l.machine(strings.SplitN(machines[i].host, ".", 2)[0])
-		machines[i].Machine = m.Machine
-		l.check(m.Name+" is ordered and made", codes[i] == 0 && m.State == "production_ready", "the panel heard that it is %s, %s after the order", m.State, time.Since(began).Round(time.Second))
-		if m.State == "production_ready" {
-			ready++
-			l.say("        %s", timing(m.Machine))
-		} else {
-			t.Fatalf("explain: %s", l.cli("worker", "explain", m.Name))
-		}
+		l.made(&machines[i], codes[i], began)
 	}
 	for i, m := range machines {
 		l.proveAlone(m, i)
@@ -195,21 +238,33 @@ func TestLab(t *testing.T) {
 	l.proveNothingShared(machines[0], machines[1])
 	l.proveScreen(machines[0])
 	l.proveReboot(machines[0])
-	was := t.Failed()
-	l.counted(2)
-	l.check("pools, appliances and the database agree", was || !t.Failed(), "2 VMs, 2 host blocks, 2 DNAT rules, 2 console lines, nothing more")
+	for i, code := range l.await(large) {
+		l.made(&debian[i], code, began)
+		l.proveDebian(debian[i])
+	}
+	machines = append(machines, debian...)
+	l.agreed("pools, appliances and the database agree", len(machines))
 	if os.Getenv(keepVar) == "1" {
-		l.summary(ready)
+		l.summary()
 		l.keep(machines)
 		return
 	}
 	l.proveGone(machines[1])
+	l.agreed("what is left is whole", len(machines)-1)
 	l.check("this machine is as it was", machineNetwork(t) == network && testguest.Identity(t) == identity, "its network, name, accounts and keys")
-	l.summary(ready)
+	l.summary()
 }
 
-func (l *lab) summary(ready int) {
-	l.say("lab: %d production_ready, %d checks passed, %d failed", ready, l.passed, l.failed)
+// agreed counts what there is of so many machines.
+func (l *lab) agreed(what string, n int) {
+	l.t.Helper()
+	was := l.t.Failed()
+	l.counted(n)
+	l.check(what, was || !l.t.Failed(), "of VMs, host blocks, DNAT rules and console lines there are %d each, and nothing more", n)
+}
+
+func (l *lab) summary() {
+	l.say("lab: %d production_ready, %d checks passed, %d failed", l.ready, l.passed, l.failed)
 }
 
 var acknowledgedTo = regexp.MustCompile(`DHCPACK on (\S+) to (\S+)`)
@@ -229,7 +284,7 @@ func (l *lab) proveAlone(m labMachine, n int) {
 	out, key, err := l.run(m, "hostname")
 	l.check("SSH from the outside, as the customer", err == nil, "%s%v", out, orNothing(err))
 	l.check("its name", out == m.host+"\n", "%s", out)
-	l.check("its host key is the one that slipway made for it", key != "" && strings.HasPrefix(m.HostKey, key) && key != l.templateLine, "%s", clipped(key))
+	l.check("its host key is the one that slipway made for it", key != "" && strings.HasPrefix(m.HostKey, key) && key != m.template, "%s", clipped(key))
 
 	_, _, err = testssh.Run(l.ctx, l.customer, l.login, m.public(), "true")
 	l.check("the installer's key opens nothing any more", err != nil, "%v", err)
@@ -312,7 +367,7 @@ func (l *lab) proveNothingShared(a, b labMachine) {
 	idA, idB := ask(a, "cat /etc/machine-id"), ask(b, "cat /etc/machine-id")
 	l.check("machine ids differ, and are the recorded ones", idA == a.Identity && idB == b.Identity && idA != idB && idA != testguest.TemplateMachineID, "%s, %s", idA, idB)
 	keysA, keysB := ask(a, "cat /etc/ssh/ssh_host_*_key.pub"), ask(b, "cat /etc/ssh/ssh_host_*_key.pub")
-	l.check("host keys differ, and the template's are gone", keysA != keysB && strings.Count(keysA, "\n") == 0 && !strings.Contains(keysA+keysB, l.templateLine), "%s, %s", clipped(keysA), clipped(keysB))
+	l.check("host keys differ, and the template's are gone", keysA != keysB && strings.Count(keysA, "\n") == 0 && !strings.Contains(keysA+keysB, a.template), "%s, %s", clipped(keysA), clipped(keysB))
 	bootA, bootB := ask(a, "cat /proc/sys/kernel/random/boot_id"), ask(b, "cat /proc/sys/kernel/random/boot_id")
 	l.check("each has a kernel of its own", bootA != bootB && len(bootA) == 36, "boots %s, %s", bootA, bootB)
 	ask(a, "echo mine >/root/mine; sync")
@@ -433,9 +488,6 @@ func (l *lab) proveGone(m labMachine) {
 	l.check("its process is gone", running == 1 && l.guestsOf(m.VM) == 0, "%d before, %d now", running, l.guestsOf(m.VM))
 	words, err := listening(l.customer, net.JoinHostPort(m.public(), "22"), time.Second)
 	l.check("its address is silent", err != nil, "%q, %v", words, err)
-	was := t.Failed()
-	l.counted(1)
-	l.check("one machine is left, whole", was || !t.Failed(), "1 VM, 1 host block, 1 DNAT rule, 1 console line")
 }
 
 // keep leaves all of it up, and says what to try.
@@ -464,41 +516,10 @@ func (l *lab) keep(machines []labMachine) {
 	l.say("\nlab: taken down")
 }
 
-// alone are the steps that ask nobody: what they take is slipway's own, as is what lies between the steps.
-var alone = []string{"place", "select_ips", "register_dns", "register_monitoring"}
-
-// timing is how long an install took by its journal: each step from its first attempt to the end of its last, and slipway's own share.
-func timing(m api.Machine) string {
-	var steps, parts []string
-	first, last := map[string]time.Time{}, map[string]time.Time{}
-	end := m.Created
-	for _, a := range m.Attempts {
-		if _, ok := first[a.Step]; !ok {
-			first[a.Step] = a.Started
-			steps = append(steps, a.Step)
-		}
-		if a.Ended.After(last[a.Step]) {
-			last[a.Step] = a.Ended
-		}
-		if a.Ended.After(end) {
-			end = a.Ended
-		}
-	}
-	total := end.Sub(m.Created)
-	own := total
-	for _, step := range steps {
-		took := last[step].Sub(first[step])
-		parts = append(parts, fmt.Sprintf("%s %.2f", step, took.Seconds()))
-		if !slices.Contains(alone, step) {
-			own -= took
-		}
-	}
-	return fmt.Sprintf("%.1f s: %s; between and beside what it waits for %.2f (%.1f %%)", total.Seconds(), strings.Join(parts, ", "), own.Seconds(), 100*own.Seconds()/total.Seconds())
-}
-
 // An image that is a text file makes a VM that runs and a guest that does not: its run is given up, and what can be seen is told.
 func TestLabDeadImage(t *testing.T) {
-	l := newLab(t, "lab", guestimage.Text, 20*time.Second)
+	t.Parallel() // nothing runs in its guest, and it waits
+	l := newLab(t, map[string]string{guestimage.Lab: guestimage.Text}, 20*time.Second)
 	_, line := keyPair(t)
 	codes := l.order(labOrder(1, "lab", "dead-1.acme.example", line))
 	m := l.machine("dead-1")

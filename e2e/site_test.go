@@ -94,8 +94,8 @@ type siteConfig struct {
 	lease    time.Duration
 	// apart makes each pool a process of its own that can be killed and comes back with what it had; nil is this one.
 	apart *delays
-	// real are the images of guests that QEMU boots, in the pool of a hypervisor of its own; nil simulates guests. One that can be logged in to
-	// at most, since its installer's key is everybody's.
+	// real are the images of guests that QEMU boots, in the pool of a hypervisor of its own; nil simulates guests. Those that can be logged in
+	// to have one installer's key.
 	real    map[string]guestimage.Image
 	gateway bool // shows screens in browsers
 	// bootTimeout is how long a guest may take; 0 is the default.
@@ -117,9 +117,11 @@ func newSite(t *testing.T, c siteConfig) *site {
 	}
 	for name, made := range c.real {
 		if made.LoginKey != "" {
-			s.login, s.templateLine = made.LoginKey, strings.TrimSpace(made.HostKey)
+			s.login = made.LoginKey
+			c.images[name] = fmt.Sprintf("{host_key: %q}", strings.TrimSpace(made.HostKey))
+		} else {
+			c.images[name] = ""
 		}
-		c.images[name] = ""
 	}
 	for i := range c.pools {
 		s.pools = append(s.pools, newPool(t, i, c.strategy, c.arp))

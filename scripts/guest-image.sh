@@ -7,8 +7,8 @@
 #
 # A folder has disk.qcow2, and but for text vmlinuz, initrd and cmdline (the kernel is started as a hypervisor's loader would, which reads it
 # from the guest's disk), host_key.pub (the template's, for the pool's configuration) and login_key (the installer's, whose public half is
-# root's authorized_keys). It is kept in ${XDG_CACHE_HOME:-~/.cache}/slipway by the text of this script and of scripts/guest: a changed one
-# makes a new image. Needs root (owners of files), apt, and for debian-12 mmdebstrap. Nothing is mounted or installed on this machine.
+# root's authorized_keys; one for all images of a cache, as a site has it). It is kept in ${XDG_CACHE_HOME:-~/.cache}/slipway by the text of this
+# script and of scripts/guest: a changed one makes a new image. Needs root (owners of files), apt, and for debian-12 mmdebstrap. Nothing is mounted or installed on this machine.
 set -euo pipefail
 cd "$(dirname "$0")/guest"
 kind=${1:-}
@@ -24,7 +24,16 @@ export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/slipway
 mkdir -p "$cache"
-sum=$(find ../guest-image.sh . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
+exec 8>"$cache/guest-login.lock"
+flock 8
+if [ ! -f "$cache/guest-login.pub" ]; then # the last that is written of the pair
+  rm -f "$cache/guest-login" "$cache/guest-login.new" "$cache/guest-login.new.pub"
+  ssh-keygen -q -t ed25519 -N '' -C installer -f "$cache/guest-login.new"
+  mv "$cache/guest-login.new" "$cache/guest-login"
+  mv "$cache/guest-login.new.pub" "$cache/guest-login.pub"
+fi
+exec 8>&-
+sum=$(find ../guest-image.sh . "$cache/guest-login.pub" -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
 image=$cache/guest-$kind-${sum:0:16}
 exec 9>"$cache/guest-$kind.lock"
 flock 9 # two tests that want it make it once
@@ -68,11 +77,14 @@ kernel() {
   (cd "$work/initrd" && find . | cpio -o -H newc --quiet) >"$work/image/initrd"
 }
 
+download_lab() {
+  download bash coreutils util-linux mount e2fsprogs fdisk openssh-server libc-bin hostname grep sed procps iproute2 qemu-guest-agent \
+    busybox-static tar passwd login base-passwd
+}
+
 # root_lab lays out unpacked packages and no more: none of their scripts runs, so what those would make is made here.
 root_lab() {
   local root=$work/root deb dir
-  download bash coreutils util-linux mount e2fsprogs fdisk openssh-server libc-bin hostname grep sed procps iproute2 qemu-guest-agent \
-    busybox-static tar passwd login base-passwd
   mkdir -p "$root"/usr/{bin,sbin,lib,lib64}
   for dir in bin sbin lib lib64; do ln -s "usr/$dir" "$root/$dir"; done
   for deb in "$work"/debs/*.deb; do
@@ -110,9 +122,9 @@ root_debian() {
 # template is what a golden image of a hosting company has: the installer's key, and an identity that its clones have to lose.
 template() {
   local root=$work/root
-  ssh-keygen -q -t ed25519 -N '' -C installer -f "$work/image/login_key"
+  cp "$cache/guest-login" "$work/image/login_key"
   mkdir -p -m 700 "$root/root/.ssh"
-  mv "$work/image/login_key.pub" "$root/root/.ssh/authorized_keys"
+  cp "$cache/guest-login.pub" "$root/root/.ssh/authorized_keys"
   chmod 600 "$root/root/.ssh/authorized_keys"
   rm -f "$root"/etc/ssh/ssh_host_*
   mkdir -p "$root/etc/ssh"
@@ -142,8 +154,12 @@ text)
   qemu-img convert -f raw -O qcow2 "$work/raw" "$work/image/disk.qcow2"
   ;;
 *)
+  exec 8>"$cache/guest-apt.lock" # two images may be made at once, and apt has one set of lists
+  flock 8
   apt-get update -q >&2 # what older lists name may be gone from the mirror
   kernel
+  if [ "$kind" = lab ]; then download_lab; fi
+  exec 8>&-
   "root_${kind%%-*}"
   template
   if [ "$kind" = lab ]; then pack 256; else pack 1024; fi

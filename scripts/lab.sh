@@ -1,6 +1,7 @@
 #!/bin/bash
 # The lab: real guests behind the simulated pool, from order to login, told aloud. It is TestLab of e2e, which `make test` runs as well.
-# KEEP=1 leaves it up until Ctrl-C.
+# KEEP=1 leaves it up until Ctrl-C. DEBIAN=1 orders a whole Debian 12 besides, as `make test` does. GUESTS=2,4,8 prints how long so many orders
+# at once take by stage, and looks at nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then
@@ -13,6 +14,6 @@ trap 'rm -f "$log"' EXIT
 go test -c -o bin/lab.test ./e2e
 cd e2e
 status=0
-SLIPWAY_LAB_TRANSCRIPT=/proc/$$/fd/1 SLIPWAY_LAB_KEEP=${KEEP:-} ../bin/lab.test -test.run '^TestLab$' -test.timeout 0 >"$log" 2>&1 || status=$?
+SLIPWAY_LAB_TRANSCRIPT=/proc/$$/fd/1 SLIPWAY_LAB_KEEP=${KEEP:-} SLIPWAY_LAB_DEBIAN=${DEBIAN:-0} SLIPWAY_LAB_GUESTS=${GUESTS:-} ../bin/lab.test -test.run '^TestLab$' -test.timeout 0 >"$log" 2>&1 || status=$?
 [ "$status" = 0 ] || cat "$log" >&2
 exit "$status"

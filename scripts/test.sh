@@ -13,8 +13,13 @@ scripts/test-tools.sh
 
 before=$(mktemp)
 after=$(mktemp)
-trap 'rm -f "$before" "$after"' EXIT
+made=$(mktemp)
 scripts/machine-state.sh >"$before"
+
+# The guests' images come from the mirror while the first tests run; a test that comes to one too early waits for it.
+(scripts/guest-image.sh lab && scripts/guest-image.sh debian-12) >"$made" 2>&1 &
+maker=$!
+trap '[ -z "$maker" ] || kill "$maker" 2>/dev/null; rm -f "$before" "$after" "$made"' EXIT
 
 # The harness and the simulation walk everything one after another: nothing there can race, and watching made them most of the time.
 single='slipway/(orchestrator/orchestratortest|internal/simulation)'
@@ -34,6 +39,12 @@ if [ "$status" = 0 ]; then
   FUZZTOTAL=60 scripts/fuzz.sh || status=$?
 fi
 
+if ! wait "$maker"; then
+  echo "make test: an image could not be made:" >&2
+  cat "$made" >&2
+  status=1
+fi
+maker=
 scripts/machine-state.sh >"$after"
 if ! diff -u "$before" "$after"; then
   echo "make test: the machine is not as it was before the tests (see above)" >&2
