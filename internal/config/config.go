@@ -233,12 +233,7 @@ func (s Secret) Read() (orchestrator.Secret, error) {
 		}
 		path = filepath.Join(dir, filepath.Base(s.Credential))
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return orchestrator.Secret{}, err
-	}
-	defer f.Close()
-	body, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	body, err := read(path, maxSecret)
 	if err != nil {
 		return orchestrator.Secret{}, err
 	}
@@ -249,9 +244,29 @@ func (s Secret) Read() (orchestrator.Secret, error) {
 	return orchestrator.NewSecret(v), nil
 }
 
+// What a file may have: far more than any configuration, and than any key, has.
+const (
+	maxFile   = 8 << 20
+	maxSecret = 64 << 10
+)
+
+// read reads a file that may be no file: a device without end is not read to it.
+func read(path string, most int) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	body, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err == nil && len(body) > most {
+		return nil, fmt.Errorf("%s has more than %d bytes: is it the file that was meant?", path, most)
+	}
+	return body, err
+}
+
 // Load reads and checks a file. Errors name the key, the problem and the fix, one per line.
 func Load(path string) (*Config, error) {
-	body, err := os.ReadFile(path)
+	body, err := read(path, maxFile)
 	if err != nil {
 		return nil, err
 	}

@@ -253,6 +253,9 @@ func TestUnreadable(t *testing.T) {
 	if _, err := Load("/does/not/exist"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
+	if _, err := Load("/dev/zero"); err == nil || !strings.Contains(err.Error(), "/dev/zero has more than 8388608 bytes") {
+		t.Errorf("error %v", err)
+	}
 }
 
 func TestSecrets(t *testing.T) {
@@ -277,6 +280,7 @@ func TestSecrets(t *testing.T) {
 		{"no credentials", Secret{Credential: "cred"}, "", "", "LoadCredential=cred"},
 		{"empty file", Secret{File: dir + "/empty"}, "", "", "is empty"},
 		{"empty variable", Secret{Env: "SLIPWAY_TEST_EMPTY"}, "", "", "SLIPWAY_TEST_EMPTY"},
+		{"a device without end", Secret{File: "/dev/zero"}, "", "", "more than 65536 bytes"},
 		{"no file", Secret{File: dir + "/none"}, "", "", "no such file"},
 		{"two places", Secret{File: dir + "/a", Env: "SLIPWAY_TEST_SECRET"}, "", "", "exactly one"},
 		{"nowhere", Secret{}, "", "", "exactly one"},
