@@ -62,7 +62,7 @@ type Group struct {
 	Unit     orchestrator.Unit
 	Members  []Member
 	Render   Renderer
-	Interval time.Duration // between two applies of this group; 0 is Config.Interval
+	Interval time.Duration // at least this long between two applies of this group; 0 is Config.Interval
 	// Cuts says whose connections the agents cut when files (content by name) take the place of others, as their agent.Cutter does; nil for
 	// units that cut nothing. A plan shows it.
 	Cuts func(from, to map[string]string) []netip.Addr
@@ -190,8 +190,21 @@ func (c *Controller) look(ctx context.Context) {
 type loop struct {
 	*Controller
 	group Group
-	last  time.Time // start of the last apply
+	last  time.Time     // start of the last apply
+	took  time.Duration // its slowest member that has taken it
 	retry map[string]backoff
+}
+
+// dhcpShare is the part of the time, one in so many, in which a busy DHCP server is brought up to date: while it is restarted nobody gets an
+// address.
+const dhcpShare = 5
+
+// interval is how long after the start of the last apply the next one may begin. When the lease has run out another worker begins anyway.
+func (l *loop) interval() time.Duration {
+	if l.group.Unit != orchestrator.DHCP { // the others take a new state without a break
+		return l.group.Interval
+	}
+	return max(l.group.Interval, min(dhcpShare*l.took, l.Lease))
 }
 
 type backoff struct {
@@ -213,7 +226,7 @@ func (l *loop) run(ctx context.Context) {
 			busy = true
 		case <-catchUp.C:
 		}
-		pause := l.group.Interval - time.Since(l.last) // a round to catch up keeps the interval as well
+		pause := l.interval() - time.Since(l.last) // a round to catch up keeps the interval as well
 		if busy {
 			pause = max(pause, l.Gather)
 		}
@@ -268,7 +281,7 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	if err != nil || !ours {
 		return err
 	}
-	l.last = l.Now()
+	l.last, l.took = l.Now(), 0
 	ctx, done := l.keep(ctx, lease.Fence)
 	defer done()
 	// What was read before the lease was ours may be old.
@@ -479,6 +492,9 @@ func (r *round) bring(ctx context.Context, due []Member, members map[string]orch
 		}
 		if err == nil && answer.Code == apply.Stale {
 			return false, r.stale(ctx, members[m.Name], answer)
+		}
+		if err == nil && answer.Code == apply.Applied {
+			r.took = max(r.took, r.Now().Sub(asked))
 		}
 		known := r.learn(members[m.Name], answer, err)
 		members[m.Name] = known

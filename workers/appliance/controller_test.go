@@ -107,6 +107,46 @@ func TestInterval(t *testing.T) {
 	}
 }
 
+// A DHCP server that takes long to be brought up to date is left alone for longer; the others, which go on meanwhile, are not. Only who has
+// taken a new state counts.
+func TestIntervalGrowsWithARestart(t *testing.T) {
+	const least = 1500 * time.Millisecond
+	for _, tc := range []struct {
+		name   string
+		unit   orchestrator.Unit
+		takes  [2]time.Duration // by member; 0 is away
+		again  bool             // the next round changes nothing
+		wanted time.Duration
+	}{
+		{"quick", orchestrator.DHCP, [2]time.Duration{100 * time.Millisecond, 200 * time.Millisecond}, false, least},
+		{"slow", orchestrator.DHCP, [2]time.Duration{time.Second, 3 * time.Second}, false, 15 * time.Second},
+		{"very slow", orchestrator.DHCP, [2]time.Duration{time.Second, 40 * time.Second}, false, 15 * time.Second},
+		{"away", orchestrator.DHCP, [2]time.Duration{time.Second, 0}, false, 5 * time.Second},
+		{"slow without a restart", orchestrator.Firewall, [2]time.Duration{time.Second, 3 * time.Second}, false, least},
+		{"read back", orchestrator.DHCP, [2]time.Duration{time.Second, 3 * time.Second}, true, least},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := setup(t, 2, 1)
+			now := time.Now()
+			b.cfg.Now = func() time.Time { return now }
+			for i, takes := range tc.takes {
+				b.boxes[i].away = takes == 0
+				b.boxes[i].gate = func(apply.Request) { now = now.Add(takes) }
+			}
+			b.group.Unit, b.group.Interval = tc.unit, least
+			l := b.loop()
+			b.put("one")
+			must(t, l.once(t.Context(), false))
+			if tc.again {
+				must(t, l.once(t.Context(), true))
+			}
+			if got := l.interval(); got != tc.wanted {
+				t.Errorf("the next round begins %s after this one, want %s", got, tc.wanted)
+			}
+		})
+	}
+}
+
 // roundTimes notes when a round asks for the group's lease and when it has it: the interval counts from between the two. No renewal falls
 // into rounds as short as a test's.
 type roundTimes struct {
