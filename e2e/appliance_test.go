@@ -165,7 +165,7 @@ func newDHCP(t *testing.T, ns *testnet.Namespace, address, program string, pools
 		start = "touch, $DIR/start" // a service is not started inside of the agent's own
 	}
 	a := newAppliance(t, ns, address, program, "  dhcp: {driver: isc-dhcpd, main: $DIR/dhcpd.conf, include: $DIR/"+hostsFile+", dhcpd: "+dhcpd+
-		", pid_file: $DIR/dhcpd.pid, start: ["+start+"]}\n", l.named("dhcp"))
+		", pid_file: $DIR/dhcpd.pid, start: ["+start+"], log: [tail, -c, 1000000, $DIR/"+dhcpdLog+"]}\n", l.named("dhcp"))
 	var main strings.Builder
 	main.WriteString("authoritative;\ndefault-lease-time 600;\nshared-network machines {\n")
 	for _, p := range pools {

@@ -531,7 +531,7 @@ func TestLabDeadImage(t *testing.T) {
 	l.check("the firewall has no neighbour there", !strings.Contains(neighbours, "lladdr"), "%s", cmp.Or(strings.TrimSpace(neighbours), "none"))
 	said := l.cli("worker", "explain", "dead-1")
 	for _, want := range []string{
-		"waited longer than 20s", "no agent in the guest has reported", "no such neighbour", "its screen (720 by 400) stands still", "the guest is dead",
+		"waited longer than 20s", "dhcp-1 has heard nothing of " + m.Placement.MAC, "no agent in the guest has reported", "no such neighbour", "its screen (720 by 400) stands still", "the guest is dead",
 	} {
 		line := said
 		if i := strings.Index(said, want); i >= 0 {

@@ -20,8 +20,8 @@ const (
 	cursorPart   = 2               // thousandths of a screen that a blinking cursor changes at most
 )
 
-// signs are what can be seen from outside of a guest that nobody has reached yet: its agent, its login port, its screen. When its run was given up
-// and none of them shows any life, the last line says what that means.
+// signs are what can be seen from outside of a guest that nobody has reached yet: what the DHCP servers have heard of it, its agent, its login
+// port, its screen. When its run was given up and none of them shows any life, the last line says what that means.
 func (s *Service) signs(ctx context.Context, m orchestrator.Machine, givenUp bool) []string {
 	ctx, cancel := context.WithTimeout(ctx, signsTimeout)
 	defer cancel()
@@ -30,6 +30,8 @@ func (s *Service) signs(ctx context.Context, m orchestrator.Machine, givenUp boo
 	if err != nil || vm.Power != "running" {
 		return nil // what is the matter has been said
 	}
+	heard := make(chan sign, 1)
+	go func() { heard <- s.dhcpSign(ctx, m.Placement) }() // an appliance may take its time, within that of all signs
 	said, alive := agentSign(vm, m.Placement)
 	found := []string{said}
 	if ports, err := s.installer.Ports(m.Image); err == nil && len(ports) > 0 && m.Placement.Reached().IsValid() {
@@ -38,10 +40,44 @@ func (s *Service) signs(ctx context.Context, m orchestrator.Machine, givenUp boo
 	}
 	said, moves := s.screenSign(ctx, ref)
 	found, alive = append(found, said), alive || moves
+	dhcp := <-heard
+	found, alive = append(dhcp.said, found...), alive || dhcp.alive
 	if givenUp && !alive {
 		found = append(found, "the guest is dead, by all that can be seen: its VM runs, and nothing in it does; look at what the image's disk has")
 	}
 	return found
+}
+
+// sign is what one way to look has shown.
+type sign struct {
+	said  []string
+	alive bool
+}
+
+// dhcpSign asks the machine's DHCP servers what they have logged of its MAC. What they have heard may be from an earlier boot: it speaks for a
+// guest that lives, so that nobody is called dead who is not.
+func (s *Service) dhcpSign(ctx context.Context, p orchestrator.Placement) (out sign) {
+	if p.DHCP == "" {
+		return sign{} // served by others
+	}
+	members, err := s.controller.Trace(ctx, p.DHCP, p.MAC)
+	if err != nil {
+		return sign{said: []string{fmt.Sprintf("what DHCP has heard of it is not known: %v", err)}}
+	}
+	for _, m := range members {
+		switch {
+		case m.Err != nil:
+			out.said = append(out.said, fmt.Sprintf("%s cannot say what it has heard of %s: %v", m.Name, p.MAC, m.Err))
+		case m.Trace.Read == 0:
+			out.said = append(out.said, fmt.Sprintf("%s cannot say what it has heard of %s: its DHCP server's log is empty", m.Name, p.MAC))
+		case m.Trace.Count == 0:
+			out.said = append(out.said, fmt.Sprintf("%s has heard nothing of %s: the last %d lines of its DHCP server's log do not name it", m.Name, p.MAC, m.Trace.Read))
+		default:
+			out.alive = true
+			out.said = append(out.said, fmt.Sprintf("%s has %d lines about %s in its DHCP server's log, the last: %s", m.Name, m.Trace.Count, p.MAC, m.Trace.Lines[len(m.Trace.Lines)-1]))
+		}
+	}
+	return out
 }
 
 func agentSign(vm orchestrator.VM, p orchestrator.Placement) (said string, alive bool) {

@@ -78,6 +78,9 @@ func (j *job) run(ctx context.Context) apply.Answer {
 		return answerf(apply.Broken, "%v: repair or remove it", err)
 	}
 	j.state = state
+	if j.req.Trace != "" {
+		return j.trace(ctx)
+	}
 	if j.req.Survey {
 		return j.survey(ctx)
 	}

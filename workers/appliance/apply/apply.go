@@ -33,6 +33,9 @@ type Request struct {
 	ReadOnly bool `json:"read_only,omitempty"`
 	// Survey, with ReadOnly, asks instead what is there that is not ours: Unit is all it carries besides. The answer is Surveyed.
 	Survey bool `json:"survey,omitempty"`
+	// Trace, with ReadOnly, asks instead what the unit's server has said of late about a hardware address (six bytes, lower case, colons): Unit is
+	// all it carries besides. The answer is Traced.
+	Trace string `json:"trace,omitempty"`
 	// Known are sums of states that the asker has asked for before: the live one must be among them, or be the one that is asked for. An
 	// appliance that carries another one is answered for as Newer and left as it is: whoever asks has forgotten it. Empty says nothing.
 	Known []string `json:"known,omitempty"`
@@ -70,6 +73,7 @@ const (
 	Checked     Code = "checked"     // CheckOnly: the candidate passes
 	Observed    Code = "observed"    // ReadOnly: Live says what is there
 	Surveyed    Code = "surveyed"    // Survey: what is there that is not ours
+	Traced      Code = "traced"      // Trace: what was said of an address
 	Moved       Code = "moved"       // something else lies there than Request.Expect says; nothing was touched
 	Stale       Code = "stale"       // a lower fence or generation than the agent has seen: the asker is not in charge any more
 	Newer       Code = "newer"       // the appliance holds a newer generation than the store: halted until an operator's word
@@ -96,4 +100,6 @@ type Answer struct {
 	Live *Live  `json:"live,omitempty"` // for Observed
 	// Survey is for Surveyed.
 	Survey *Survey `json:"survey,omitempty"`
+	// Trace is for Traced.
+	Trace *Trace `json:"trace,omitempty"`
 }

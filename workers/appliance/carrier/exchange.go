@@ -25,12 +25,12 @@ const (
 // codes are the answers that there are.
 var codes = []apply.Code{
 	apply.Applied, apply.Unchanged, apply.Checked, apply.Stale, apply.Newer, apply.Shrink, apply.Culprit, apply.Restored, apply.Broken,
-	apply.Refused, apply.Busy, apply.Unsupported, apply.Observed, apply.Surveyed, apply.Moved,
+	apply.Refused, apply.Busy, apply.Unsupported, apply.Observed, apply.Surveyed, apply.Moved, apply.Traced,
 }
 
 // room is how long the answer to a request may be.
 func room(req apply.Request) int {
-	if req.ReadOnly {
+	if req.ReadOnly && req.Trace == "" {
 		return maxLive
 	}
 	return maxAnswer
@@ -65,6 +65,14 @@ func readAnswer(r io.Reader, room int) (apply.Answer, error) {
 	}
 	if (a.Code == apply.Surveyed) != (a.Survey != nil) {
 		return apply.Answer{}, fmt.Errorf("%w: code %q, and a survey: %t", errNoAnswer, a.Code, a.Survey != nil)
+	}
+	if (a.Code == apply.Traced) != (a.Trace != nil) {
+		return apply.Answer{}, fmt.Errorf("%w: code %q, and a trace: %t", errNoAnswer, a.Code, a.Trace != nil)
+	}
+	if a.Trace != nil {
+		if err := checkTrace(a.Trace); err != nil {
+			return apply.Answer{}, fmt.Errorf("%w: %w", errNoAnswer, err)
+		}
 	}
 	if a.Survey != nil {
 		if err := checkSurvey(a.Survey); err != nil {

@@ -46,7 +46,10 @@ type Config struct {
 	Restart []string `yaml:"restart"`
 	// Start, when given, is used instead of Restart: the process of PIDFile is stopped (TERM, after StopTimeout KILL) and this command
 	// line run, which must become a daemon.
-	Start        []string      `yaml:"start"`
+	Start []string `yaml:"start"`
+	// Log is the command line that prints the end of dhcpd's log, for the question what it has heard of a guest. Empty is the last 20,000 lines
+	// that systemd's journal has of isc-dhcp-server; with Start, nobody is asked.
+	Log          []string      `yaml:"log"`
 	StopTimeout  time.Duration `yaml:"stop_timeout"`  // 0 is 5 s
 	ServeTimeout time.Duration `yaml:"serve_timeout"` // from the start until the port is bound; 0 is 10 s
 }
@@ -95,6 +98,9 @@ func New(cfg Config) (*Unit, error) {
 	}
 	if len(cfg.Start) == 0 && len(cfg.Restart) == 0 {
 		cfg.Restart = []string{"systemctl", "restart", "isc-dhcp-server"}
+	}
+	if len(cfg.Start) == 0 && len(cfg.Log) == 0 {
+		cfg.Log = []string{"journalctl", "--unit=isc-dhcp-server", "--quiet", "--no-pager", "--output=short-iso", "--lines=20000"}
 	}
 	if cfg.Port == 0 {
 		cfg.Port = 67
