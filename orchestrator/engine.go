@@ -26,10 +26,11 @@ type Engine struct {
 	attempts  func(context.Context, string) ([]Attempt, error)
 	actor     string
 	gate      Gate
+	guard     Guard
 	log       *slog.Logger
 }
 
-// EngineConfig is what an Engine needs; all fields but Attempts and Gate are required.
+// EngineConfig is what an Engine needs; all fields but Attempts, Gate and Guard are required.
 type EngineConfig struct {
 	Processes []*Process
 	Estate    *Estate
@@ -40,12 +41,13 @@ type EngineConfig struct {
 	Attempts func(ctx context.Context, machine string) ([]Attempt, error)
 	Actor    string // names this worker in the journal
 	Gate     Gate   // what is held; nil is nothing
+	Guard    Guard  // how many may begin; nil is any number
 	Log      *slog.Logger
 }
 
 // NewEngine checks the tables.
 func NewEngine(c EngineConfig) (*Engine, error) {
-	e := &Engine{processes: map[string]*Process{}, estate: c.Estate, commit: c.Commit, attempts: c.Attempts, actor: c.Actor, gate: c.Gate, log: c.Log}
+	e := &Engine{processes: map[string]*Process{}, estate: c.Estate, commit: c.Commit, attempts: c.Attempts, actor: c.Actor, gate: c.Gate, guard: c.Guard, log: c.Log}
 	for _, p := range c.Processes {
 		if err := p.Validate(); err != nil {
 			return nil, err
@@ -85,6 +87,9 @@ func (e *Engine) Tick(ctx context.Context, now func() time.Time, held *Claim) (m
 		return e.park(ctx, now(), held, Permanent, fmt.Sprintf("process %q is unknown to this version", held.Run.Process))
 	}
 	t := &tick{Engine: e, process: process, now: now(), clock: now, held: held}
+	if held.Run.Cancel != "" && held.Run.Successor == "" && process.Guarded && held.Run.Halted() {
+		return t.withdraw(ctx)
+	}
 	if held.Run.Cancel != "" && !process.Cancelable && held.Run.Successor == "" {
 		held.Run.Cancel = "" // this process only goes forward
 		if held.Run.Status == StatusCanceling {
@@ -126,6 +131,9 @@ type tick struct {
 }
 
 func (t *tick) forward(ctx context.Context) (bool, error) {
+	if halted, err := t.isHalted(ctx); halted || err != nil {
+		return false, err
+	}
 	if again, err := t.begin(ctx); !again || err != nil {
 		return again, err
 	}

@@ -30,6 +30,7 @@ type bench struct {
 	commits []orchestrator.Commit
 	answer  func(orchestrator.Commit) orchestrator.CommitResult // nil is yes
 	gate    gate                                                // nil holds nothing
+	guard   orchestrator.Guard                                  // nil lets everything begin
 	// attempts reads the journal; nil reads what was committed.
 	attempts func(context.Context, string) ([]orchestrator.Attempt, error)
 }
@@ -70,7 +71,7 @@ func (b *bench) tick() (more bool, err error) {
 		attempts = b.journal
 	}
 	engine, err := orchestrator.NewEngine(orchestrator.EngineConfig{
-		Processes: []*orchestrator.Process{b.process}, Estate: &orchestrator.Estate{}, Commit: b.commit, Attempts: attempts, Actor: "w", Gate: b.gate, Log: slog.New(slog.DiscardHandler),
+		Processes: []*orchestrator.Process{b.process}, Estate: &orchestrator.Estate{}, Commit: b.commit, Attempts: attempts, Actor: "w", Gate: b.gate, Guard: b.guard, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		b.Fatal(err)

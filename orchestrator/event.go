@@ -43,6 +43,7 @@ type EventData struct {
 	Tenant      string   `json:"tenant,omitempty"`
 	Name        string   `json:"name,omitempty"`
 	Process     string   `json:"process,omitempty"`
+	Pool        string   `json:"pool,omitempty"` // slipway.guard.halted
 	State       State    `json:"state,omitempty"`
 	Status      Status   `json:"status,omitempty"`
 	Step        string   `json:"step,omitempty"`

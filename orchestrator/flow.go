@@ -22,6 +22,8 @@ type Process struct {
 	// Returns processes are about what was somebody's before: one that takes over begins when every row is undone, and not when the row at
 	// hand is, for what is there in between is not its to remove.
 	Returns bool
+	// Guarded processes take a finished machine from its customer: a Guard bounds how many of their runs begin.
+	Guarded bool
 }
 
 // Row leads from one state to the next.

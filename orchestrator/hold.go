@@ -28,7 +28,11 @@ const HoldMaintenance HoldKind = "maintenance"
 
 // String says what is held and why, as operators and waiting runs are told.
 func (h Hold) String() string {
-	text := fmt.Sprintf("%s of %s since %s by %s: %s", h.Kind, h.Subject.Words(), h.Since.UTC().Format("2006-01-02 15:04 UTC"), h.Actor, h.Reason)
+	of := " of "
+	if _, halts := h.Halts(); halts {
+		of = " in "
+	}
+	text := fmt.Sprintf("%s%s%s since %s by %s: %s", h.Kind, of, h.Subject.Words(), h.Since.UTC().Format("2006-01-02 15:04 UTC"), h.Actor, h.Reason)
 	if !h.Until.IsZero() {
 		text += h.Until.UTC().Format(" (until 2006-01-02 15:04 UTC)")
 	}

@@ -96,6 +96,8 @@ func Exits(run Run, process *Process) []string {
 		return nil
 	case run.Status == StatusParked && process.Cancelable && (!run.Undoing || rewinds), run.Status == StatusWaiting && process.Cancelable:
 		return append([]string{VerbRetry, VerbCancel}, repairs(run, process)...)
+	case run.Halted() && run.Cancel == "" && run.Status == StatusWaiting:
+		return []string{VerbRetry, VerbCancel}
 	case run.Status == StatusParked, run.Status == StatusWaiting:
 		return append([]string{VerbRetry}, repairs(run, process)...)
 	case run.Status == StatusCanceling:

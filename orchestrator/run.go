@@ -71,6 +71,9 @@ type Run struct {
 	Fence      int64
 	LeaseUntil time.Time
 
+	// Begun is when a Guard let the run begin; zero when none was asked. The store's own.
+	Begun time.Time
+
 	CreatedAt, UpdatedAt time.Time
 }
 

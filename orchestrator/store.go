@@ -32,6 +32,7 @@ type Store interface {
 	ConsolePasses
 	Backlog
 	Holds
+	Guards
 	Workers
 	ConsoleBackends
 	Close() error

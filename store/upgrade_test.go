@@ -32,6 +32,10 @@ var seed = []string{
 		VALUES ('m1', 'acme', 'web', 'web', 'debian-12', 1, 1024, 10, '[]', '[]', 'present', 'started', 2, 1, 2)`,
 	`INSERT INTO runs (id, machine, process, state, status, step, row_hash, order_source, order_id, created_at, updated_at)
 		VALUES ('r1', 'm1', 'install', 'started', 'ready', 'await_guest', 'h', 'panel', 'o1', 1, 2)`,
+	`INSERT INTO machines (id, tenant, name, hostname, image, vcpus, memory_mib, disk_gib, firewall, ssh_keys, presence, state, created_at, updated_at)
+		VALUES ('m2', 'acme', 'old', 'old', 'debian-12', 1, 1024, 10, '[]', '[]', 'present', 'uninstall_requested', 1, 2)`,
+	`INSERT INTO runs (id, machine, process, state, status, step, row_hash, step_since, order_source, order_id, created_at, updated_at)
+		VALUES ('r2', 'm2', 'uninstall', 'uninstall_requested', 'waiting', 'close_console', 'h', 5, 'panel', 'o2', 1, 2)`,
 	`INSERT INTO attempts (run, machine, step, from_state, to_state, number, undo, started, ended, outcome, kind, message, detail, actor, handles)
 		VALUES ('r1', 'm1', 'place', 'queued', 'placed', 1, 0, 1, 2, 'done', '', 'ü', '{}', 'a', '{}')`,
 	`INSERT INTO outbox (type, machine, seq, time, order_source, order_id, data, published_at)
@@ -105,6 +109,9 @@ func TestUpgradeKeepsEverything(t *testing.T) {
 			}
 			if diff := cmp.Diff(before, after); diff != "" {
 				t.Errorf("rows, -before +after:\n%s", diff)
+			}
+			if begun := column(t, db, `SELECT begun_at FROM runs WHERE begun_at > 0`); !cmp.Equal(begun, []string{"5"}) {
+				t.Errorf("the uninstall that was under way is to ask the guard: %v", begun)
 			}
 			goesOn(t, d.dsn)
 		})

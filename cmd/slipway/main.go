@@ -72,6 +72,7 @@ type cli struct {
 	Plan        planCmd        `cmd:"" help:"Show what would change on the appliances against what is live, and what pools have that nobody knows; touch nothing."`
 	Apply       applyCmd       `cmd:"" help:"Apply exactly what a plan showed, by its hash, or refuse."`
 	Maintenance maintenanceCmd `cmd:"" help:"Pools, groups and members that somebody works on: on, off, list."`
+	Guard       guardCmd       `cmd:"" help:"Let begin what the change-rate guard holds back."`
 	Backlog     backlogCmd     `cmd:"" help:"Tenants that have as many runs under way as they may, and how many of their orders wait."`
 	Workers     workersCmd     `cmd:"" help:"The workers, and what each has in hand."`
 	Drain       drainCmd       `cmd:"" help:"Make a worker take nothing new and leave what it has in hand to others."`

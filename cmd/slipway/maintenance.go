@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 )
 
 type maintenanceCmd struct {
-	List maintenanceListCmd `cmd:"" default:"withargs" help:"What is in maintenance, and how many runs wait for it."`
+	List maintenanceListCmd `cmd:"" default:"withargs" help:"What is in maintenance or halted by the guard, and how many runs wait for it."`
 	On   maintenanceOnCmd   `cmd:"" help:"Hold a POOL, GROUP or GROUP/MEMBER: runs wait in front of it."`
 	Off  maintenanceOffCmd  `cmd:"" help:"End it: what waits goes on."`
 }
@@ -24,16 +25,31 @@ func (maintenanceListCmd) Run(e *env) error {
 	if err := e.get("/v1/maintenance", &held); err != nil {
 		return err
 	}
-	return e.print(held, func(t table.Writer) {
-		t.AppendHeader(table.Row{"subject", "since", "until", "by", "waiting", "in hand", "tasks", "reason"})
-		for _, m := range held {
-			until := "off"
-			if !m.Until.IsZero() {
-				until = m.Until.Local().Format("2006-01-02 15:04")
+	if e.Output == "json" {
+		return e.print(held, nil)
+	}
+	halted := func(m api.Maintenance) bool { return m.Halts != "" }
+	if maintained := slices.DeleteFunc(slices.Clone(held), halted); len(maintained) > 0 || len(held) == 0 {
+		if err := e.print(maintained, func(t table.Writer) {
+			t.AppendHeader(table.Row{"subject", "since", "until", "by", "waiting", "in hand", "tasks", "reason"})
+			for _, m := range maintained {
+				until := "off"
+				if !m.Until.IsZero() {
+					until = m.Until.Local().Format("2006-01-02 15:04")
+				}
+				t.AppendRow(table.Row{m.Subject, m.Since.Local().Format("2006-01-02 15:04"), until, m.Actor, m.Waiting, m.InHand, m.Tasks, clip(m.Reason, 60)})
 			}
-			t.AppendRow(table.Row{m.Subject, m.Since.Local().Format("2006-01-02 15:04"), until, m.Actor, m.Waiting, m.InHand, m.Tasks, clip(m.Reason, 60)})
+		}); err != nil {
+			return err
 		}
-	})
+	}
+	for _, m := range held {
+		if halted(m) { // who ordered how many is what an operator decides by
+			fmt.Fprintf(e.stdout, "halted: %s in %s since %s: %s; %d wait\nnext: if they are meant: %s\n",
+				clean(m.Halts), clean(m.Subject), m.Since.Local().Format("2006-01-02 15:04"), clean(m.Reason), m.Waiting, clean(m.End))
+		}
+	}
+	return nil
 }
 
 type maintenanceOnCmd struct {
@@ -59,7 +75,7 @@ func (c maintenanceOnCmd) Run(e *env) error {
 			return false, "", err
 		}
 		for _, m := range held {
-			if named(m.Subject, c.Subject) {
+			if m.Halts == "" && named(m.Subject, c.Subject) {
 				return m.InHand == 0 && m.Tasks == 0, fmt.Sprintf("%d runs in hand, %d tasks", m.InHand, m.Tasks), nil
 			}
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"slipway/internal/config"
 	"slipway/internal/demo"
 	"slipway/internal/service"
 	"slipway/orchestrator"
@@ -80,6 +81,7 @@ func newSite(t *testing.T, env *testscript.Env) (_ *site, err error) {
 		stop()
 		return nil, err
 	}
+	s.site.Config.Guard = config.Guard{Window: time.Hour, Uninstalls: 1}
 	if s.worker, err = service.New(ctx, s.site.Config, service.Options{Log: log, Dial: s.site.Dial}); err != nil {
 		s.site.Close()
 		stop()

@@ -2,9 +2,11 @@ package api
 
 import "time"
 
-// Maintenance is a pool, group or member that somebody works on.
+// Maintenance is a pool, group or member that somebody works on, or a pool in which the guard keeps a process' runs from beginning.
 type Maintenance struct {
-	Subject string    `json:"subject"` // "pool:ID", "group:ID" or "member:GROUP/NAME"
+	Subject string    `json:"subject"`         // "pool:ID", "group:ID" or "member:GROUP/NAME"
+	Halts   string    `json:"halts,omitempty"` // the process, of a halt
+	End     string    `json:"end,omitempty"`   // the command that ends a halt
 	Actor   string    `json:"actor"`
 	Reason  string    `json:"reason"`
 	Since   time.Time `json:"since"`
@@ -21,6 +23,14 @@ type SetMaintenance struct {
 	Until   time.Time `json:"until,omitzero"`
 	Reason  string    `json:"reason"`
 	Yes     bool      `json:"yes"`
+}
+
+// Release asks to end a halt. Process may be left out where only one is halted.
+type Release struct {
+	Subject string `json:"subject"`
+	Process string `json:"process,omitempty"`
+	Reason  string `json:"reason"`
+	Yes     bool   `json:"yes"`
 }
 
 // Worker is a worker as the others see it.

@@ -45,6 +45,7 @@ type Config struct {
 	Lease      time.Duration `yaml:"lease"`
 	Notify     Notify        `yaml:"notify"`
 	Audit      Audit         `yaml:"audit"`
+	Guard      Guard         `yaml:"guard"`
 	Console    Console       `yaml:"console"`
 	Monitoring Monitoring    `yaml:"monitoring"`
 	IPAM       []IPAM        `yaml:"ipam"`
@@ -324,6 +325,7 @@ func (c *Config) defaults() {
 	if c.Audit.Every == 0 {
 		c.Audit.Every = 15 * time.Minute
 	}
+	c.Guard.defaults()
 	if c.TenantRuns == 0 {
 		c.TenantRuns = 500
 	}

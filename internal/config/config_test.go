@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -126,6 +127,7 @@ func TestMistakes(t *testing.T) {
 		{"boot timeout", "state_dir: state", "boot_timeout: -1m", "boot_timeout", "30m"},
 		{"lease", "state_dir: state", "lease: 1ms", "lease", "1m"},
 		{"lease for ever", "state_dir: state", "lease: 1000h", "lease", "1h"},
+		{"a guard without a window", "state_dir: state", "guard: {window: 1ms}", "guard.window", "10m"},
 		{"listen", "state_dir: state", "listen: nine", "listen", "127.0.0.1:"},
 		{"webhook", "state_dir: state", "notify: {webhook: hunter2}", "notify.webhook", "https://"},
 		{"monitoring without a URL", "state_dir: state", "monitoring: {token: {file: t}}", "monitoring.url", "leave monitoring out"},
@@ -318,5 +320,22 @@ func TestNearest(t *testing.T) {
 	}
 	if got := Nearest("x", nil); got != "" {
 		t.Errorf("nearest of nothing is %q", got)
+	}
+}
+
+func TestGuard(t *testing.T) {
+	for text, want := range map[string]map[string]int{
+		"state_dir: state":                         {"uninstall": 100, "suspend": 250},
+		"guard: {uninstalls: 7}":                   {"uninstall": 7, "suspend": 250},
+		"guard: {uninstalls: -1, suspensions: 3}":  {"suspend": 3},
+		"guard: {uninstalls: -1, suspensions: -1}": {},
+	} {
+		c, err := Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Guard.Limits(); !maps.Equal(got, want) || c.Guard.Window != 10*time.Minute {
+			t.Errorf("%s: %v within %s", text, got, c.Guard.Window)
+		}
 	}
 }

@@ -35,6 +35,7 @@ func (c *Config) Validate() error {
 	}
 	c.validateDatabase(add)
 	c.Console.validate(add)
+	c.Guard.validate(add)
 	for _, secret := range []struct {
 		field string
 		where Secret

@@ -159,6 +159,7 @@ func (s *Service) routes() http.Handler {
 	handle("GET /v1/groups", s.getGroups)
 	handle("GET /v1/maintenance", s.getMaintenance)
 	handle("POST /v1/maintenance", s.postMaintenance)
+	handle("POST /v1/guard/release", s.postRelease)
 	handle("GET /v1/backlog", s.getBacklog)
 	handle("GET /v1/workers", s.getWorkers)
 	handle("POST /v1/workers/drain", s.postDrain)
@@ -430,6 +431,9 @@ func orElse(s, other string) string {
 func hint(v orchestrator.RunView) string {
 	if v.Status != orchestrator.StatusParked && v.Status != orchestrator.StatusWaiting {
 		return ""
+	}
+	if v.Halted() {
+		return fmt.Sprintf("nothing of it was done; slipway maintenance list shows how many wait. If they are meant: %s. If not: slipway cancel %s", releaseCommand(v.Pool, v.Process), v.Machine)
 	}
 	switch v.Kind {
 	case orchestrator.Away:

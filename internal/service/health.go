@@ -57,6 +57,7 @@ var (
 	descBound       = prometheus.NewDesc("slipway_pool_in_flight_limit", "How many it drives at once in each pool.", []string{"pool"}, nil)
 	descBacklog     = prometheus.NewDesc("slipway_backlog", "Orders that wait because their tenant has as many runs under way as it may: the hundred tenants with the most.", []string{"tenant"}, nil)
 	descMaintained  = prometheus.NewDesc("slipway_maintenance", "1 for a pool, group or member in maintenance.", []string{"subject"}, nil)
+	descHalted      = prometheus.NewDesc("slipway_guard_halted", "1 for a process whose runs the guard keeps from beginning in a pool.", []string{"pool", "process"}, nil)
 	descDrained     = prometheus.NewDesc("slipway_drained", "1 while this worker is told to take nothing new.", nil, nil)
 	descActs        = prometheus.NewDesc("slipway_audit_lines", "Lines of the operators' audit trail.", nil, nil)
 	descHeld        = prometheus.NewDesc("slipway_runs_held", "Runs that this worker drives now.", nil, nil)
@@ -66,7 +67,7 @@ var (
 type collector struct{ *Service }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descInFlight, descBound, descBacklog, descMaintained, descDrained, descActs, descHeld} {
+	for _, d := range []*prometheus.Desc{descRuns, descUnpublished, descAddresses, descInFlight, descBound, descBacklog, descMaintained, descHalted, descDrained, descActs, descHeld} {
 		ch <- d
 	}
 }
@@ -94,6 +95,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	for _, h := range holds {
+		if process, halts := h.Halts(); halts {
+			gauge(descHalted, 1, h.Subject.Pool(), process)
+			continue
+		}
 		gauge(descMaintained, 1, string(h.Subject))
 	}
 	kept, err := c.Store.Kept(ctx)

@@ -34,10 +34,11 @@ func (s *Service) getMaintenance(r *http.Request) (any, error) {
 		}
 	}
 	for _, h := range holds {
-		if h.Kind != orchestrator.HoldMaintenance {
+		m := api.Maintenance{Subject: string(h.Subject), Actor: h.Actor, Reason: h.Reason, Since: h.Since, Until: h.Until}
+		if process, halts := h.Halts(); halts {
+			out = append(out, halted(m, h, process, active))
 			continue
 		}
-		m := api.Maintenance{Subject: string(h.Subject), Actor: h.Actor, Reason: h.Reason, Since: h.Since, Until: h.Until}
 		for _, run := range active {
 			s.count(&m, h.Subject, run)
 		}

@@ -123,6 +123,9 @@ func (s *Service) step(verb string, ask api.Act, v orchestrator.RunView) (string
 // plan says what a verb does, in the words of the table.
 func (s *Service) plan(verb, step string, v orchestrator.RunView) []string {
 	process := s.Processes[v.Process]
+	if verb == orchestrator.VerbCancel && v.Halted() {
+		return []string{"take the " + v.Process + " back: nothing of it was done"}
+	}
 	switch verb {
 	case orchestrator.VerbRetry:
 		if v.Undoing {

@@ -30,7 +30,7 @@ func New(p Ports) *orchestrator.Process {
 		row    = orchestrator.Row
 		policy = orchestrator.Policy
 	)
-	return &orchestrator.Process{Name: Name, Cancelable: true, Tells: orchestrator.EventSuspended, Rows: []orchestrator.Row{
+	return &orchestrator.Process{Name: Name, Cancelable: true, Guarded: true, Tells: orchestrator.EventSuspended, Rows: []orchestrator.Row{
 		row{From: "suspend_requested", Step: "note_power", To: "power_noted", Uses: orchestrator.UsesPool, When: inUse,
 			Do: notePower(p.Hypervisor, p.Prober), Undo: forgetSuspension},
 		// Before the machine falls silent, or monitoring raises an alarm.

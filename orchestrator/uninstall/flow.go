@@ -21,7 +21,7 @@ type Ports struct {
 
 // New is the table. It only goes forward: what is taken away is not brought back.
 func New(p Ports) *orchestrator.Process {
-	return &orchestrator.Process{Name: Name, Rows: []orchestrator.Row{
+	return &orchestrator.Process{Name: Name, Guarded: true, Rows: []orchestrator.Row{
 		{From: "uninstall_requested", Step: "close_console", To: "console_closed", Uses: orchestrator.UsesConsole, Do: CloseConsole(p.Desired)},
 		// Before the machine stops, or monitoring raises an alarm.
 		{From: "console_closed", Step: "unregister_monitoring", To: "monitoring_unregistered", When: Monitored,

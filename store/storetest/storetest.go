@@ -70,6 +70,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Turns":       turns,
 		"Backlog":     backlog,
 		"Versions":    versions,
+		"Guards":      guards,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -70,7 +70,7 @@ func TestGate(t *testing.T) {
 		if held() {
 			t.Error("held by nobody")
 		}
-		h = holds{{Subject: pool}}
+		h = holds{{Subject: pool, Kind: orchestrator.HoldMaintenance}, {Subject: pool, Kind: orchestrator.HaltOf("uninstall")}}
 		if held() {
 			t.Error("asked again at once")
 		}

@@ -18,11 +18,31 @@ type Gate struct {
 
 	mu   sync.Mutex
 	read time.Time
-	held map[orchestrator.Subject]orchestrator.Hold
+	held map[question]orchestrator.Hold
+}
+
+// question is what is asked: is the subject held in that way?
+type question struct {
+	subject orchestrator.Subject
+	kind    orchestrator.HoldKind
 }
 
 // Held implements orchestrator.Gate.
 func (g *Gate) Held(ctx context.Context, subjects []orchestrator.Subject) (orchestrator.Hold, bool, error) {
+	for _, s := range subjects {
+		if h, ok, err := g.holds(ctx, question{s, orchestrator.HoldMaintenance}); ok || err != nil {
+			return h, ok, err
+		}
+	}
+	return orchestrator.Hold{}, false, nil
+}
+
+// Halted is the halt that keeps runs of a process from beginning there.
+func (g *Gate) Halted(ctx context.Context, s orchestrator.Subject, process string) (orchestrator.Hold, bool, error) {
+	return g.holds(ctx, question{s, orchestrator.HaltOf(process)})
+}
+
+func (g *Gate) holds(ctx context.Context, q question) (orchestrator.Hold, bool, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	fresh := g.Fresh
@@ -35,17 +55,13 @@ func (g *Gate) Held(ctx context.Context, subjects []orchestrator.Subject) (orche
 		if err != nil {
 			return orchestrator.Hold{}, false, err
 		}
-		g.read, g.held = asked, map[orchestrator.Subject]orchestrator.Hold{}
+		g.read, g.held = asked, map[question]orchestrator.Hold{}
 		for _, h := range holds {
-			g.held[h.Subject] = h
+			g.held[question{h.Subject, h.Kind}] = h
 		}
 	}
-	for _, s := range subjects {
-		if h, ok := g.held[s]; ok {
-			return h, true, nil
-		}
-	}
-	return orchestrator.Hold{}, false, nil
+	h, ok := g.held[q]
+	return h, ok, nil
 }
 
 // Forget makes the next question read the store: something was put on hold here, or lifted.

@@ -26,7 +26,7 @@ type Config struct {
 	}
 	// Publish sends events in their order and returns when all are confirmed.
 	Publish func(context.Context, []orchestrator.Event) error
-	// Parked, when set, hears of every run that parks, once its event is published; it must not block.
+	// Parked, when set, hears of every run that parks and of every halt of the guard, once the event is published; it must not block.
 	Parked func(orchestrator.Event)
 	Holder string
 	Log    *slog.Logger
@@ -128,7 +128,7 @@ func (p *Publisher) Once(ctx context.Context) (more bool, err error) {
 	}
 	if p.Parked != nil {
 		for _, e := range events {
-			if e.Type == orchestrator.EventParked {
+			if e.Type == orchestrator.EventParked || e.Type == orchestrator.EventHalted {
 				p.Parked(e)
 			}
 		}

@@ -338,6 +338,7 @@ func TestParkedHook(t *testing.T) {
 		k.add("m1", 1, orchestrator.EventStepDone)
 		k.add("m2", 1, orchestrator.EventParked)
 		k.add("m3", 1, orchestrator.EventParked)
+		k.add("m4", 1, orchestrator.EventHalted)
 		var parked []string
 		defer start(t, k, b, "a", func(c *Config) {
 			c.Parked = func(e orchestrator.Event) {
@@ -348,7 +349,7 @@ func TestParkedHook(t *testing.T) {
 			}
 		})()
 		pass(time.Minute)
-		if !slices.Equal(parked, []string{"m2", "m3"}) {
+		if !slices.Equal(parked, []string{"m2", "m3", "m4"}) {
 			t.Errorf("it heard of %v", parked)
 		}
 	})

@@ -37,14 +37,14 @@ func collectMachines(out *[]orchestrator.Machine) func(Row) error {
 
 const runColumns = `r.id, r.machine, r.process, r.state, r.status, r.step, r.row_hash, r.undoing, r.attempt, r.failures, r.conflicts, r.step_since,
 	r.handles, r.reason, r.kind, r.wake_at, r.wake_key, r.deadline, r.order_source, r.order_id, r.cancel, r.successor, r.successor_id, r.request, r.rewound, r.alteration,
-	r.holder, r.fence, r.lease_until, r.created_at, r.updated_at`
+	r.holder, r.fence, r.lease_until, r.begun_at, r.created_at, r.updated_at`
 
 func runFields(r *orchestrator.Run) []any {
 	return []any{
 		&r.ID, &r.Machine, &r.Process, (*string)(&r.State), (*string)(&r.Status), &r.Step, &r.RowHash, intoBool(&r.Undoing),
 		&r.Attempt, &r.Failures, &r.Conflicts, intoTime(&r.StepSince),
 		intoHandles(&r.Handles), &r.Reason, (*string)(&r.Kind), intoTime(&r.WakeAt), &r.WakeKey, intoTime(&r.Deadline), &r.Order.Source, &r.Order.ID,
-		&r.Cancel, &r.Successor, &r.SuccessorID, intoJSON(&r.Request), &r.Rewound, intoJSON(&r.Alteration), &r.Holder, &r.Fence, intoTime(&r.LeaseUntil), intoTime(&r.CreatedAt), intoTime(&r.UpdatedAt),
+		&r.Cancel, &r.Successor, &r.SuccessorID, intoJSON(&r.Request), &r.Rewound, intoJSON(&r.Alteration), &r.Holder, &r.Fence, intoTime(&r.LeaseUntil), intoTime(&r.Begun), intoTime(&r.CreatedAt), intoTime(&r.UpdatedAt),
 	}
 }
 

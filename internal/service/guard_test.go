@@ -1,0 +1,91 @@
+package service_test
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"slipway/internal/api"
+	"slipway/internal/config"
+	"slipway/orchestrator"
+)
+
+// A panel that removes machine after machine is stopped at the bound: operators are told, a restart changes nothing, the orders wait, and all
+// of them are carried out once somebody has said that they are meant.
+func TestRunawayIsHalted(t *testing.T) {
+	s := site(t)
+	var mu sync.Mutex
+	var told bytes.Buffer
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		told.Write(body)
+	}))
+	defer hook.Close()
+	s.Config.Notify.Webhook, s.Config.Listen = hook.URL, free(t)
+	s.Config.Guard = config.Guard{Window: time.Hour, Uninstalls: 1}
+	w, stop := work(t, s, io.Discard)
+	client := api.NewClient(s.Config.Socket)
+	defer client.Close()
+	runs := func(process, status string) (n int) {
+		var runs []api.Run
+		_ = client.Get(t.Context(), "/v1/runs", &runs) // while serve comes up nothing answers
+		for _, r := range runs {
+			if r.Process == process && r.Status == status {
+				n++
+			}
+		}
+		return n
+	}
+	waiting := func() (waiting []api.Run) {
+		if err := client.Get(t.Context(), "/v1/runs?status=waiting", &waiting); err != nil {
+			t.Fatal(err)
+		}
+		return waiting
+	}
+	names := []string{"web-1", "web-2", "web-3"}
+	for _, name := range names {
+		o := order()
+		o.ID, o.Name = name, name
+		put(t, w, o)
+	}
+	until(t, "all are ready", func() bool { return runs("install", "done") == 3 })
+	for _, name := range names {
+		put(t, w, orchestrator.Order{Source: "panel", ID: "out-" + name, Type: orchestrator.OrderUninstall, Tenant: "acme", Name: name})
+	}
+	halted := func() bool { return runs("uninstall", "done") == 1 && runs("uninstall", "waiting") == 2 }
+	until(t, "one is removed and two wait", halted)
+	until(t, "operators are told", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return strings.Count(told.String(), orchestrator.EventHalted) == 1 && strings.Contains(told.String(), "1 by panel for tenant acme")
+	})
+	if _, numbers := get(t, "http://"+s.Config.Listen+"/metrics"); !strings.Contains(numbers, `slipway_guard_halted{pool="pool-a",process="uninstall"} 1`) || strings.Contains(numbers, `slipway_maintenance{`) {
+		t.Errorf("metrics lack the halt, or call it a maintenance")
+	}
+
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	work(t, s, io.Discard)
+	until(t, "serve answers", func() bool { return runs("uninstall", "waiting") == 2 })
+	for _, r := range waiting() { // and are made due
+		if err := client.Post(t.Context(), "/v1/retry/"+r.Machine, api.Act{Yes: true}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "they wait again", halted)
+	if err := client.Post(t.Context(), "/v1/guard/release", api.Release{Subject: "pool-a", Yes: true, Reason: "meant"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "all are removed", func() bool { return runs("uninstall", "done") == 3 })
+}
