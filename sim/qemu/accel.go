@@ -40,7 +40,7 @@ func (h *Hypervisor) chooseAccel(ctx context.Context) (string, error) {
 	case accelKVM:
 		return accelKVM, nil
 	case accelAuto:
-		if err := h.probe(ctx); err != nil {
+		if err := h.probe(ctx, accelKVM, probeLimit); err != nil {
 			h.log.Info("guests are emulated", "kvm", err.Error())
 			return accelTCG, nil
 		}
@@ -50,13 +50,15 @@ func (h *Hypervisor) chooseAccel(ctx context.Context) (string, error) {
 	}
 }
 
-// probe boots the kernel of an image with KVM, up to its initrd.
-func (h *Hypervisor) probe(ctx context.Context) error {
-	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		return err
+// probe boots the kernel of an image, up to its initrd.
+func (h *Hypervisor) probe(ctx context.Context, accel string, limit time.Duration) error {
+	if accel == accelKVM {
+		f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		_ = f.Close()
 	}
-	_ = f.Close()
 	var dir string
 	for _, name := range slices.Sorted(maps.Keys(h.cfg.Images)) {
 		if _, err := os.Stat(filepath.Join(h.cfg.Images[name], imageKernel)); err == nil {
@@ -67,9 +69,9 @@ func (h *Hypervisor) probe(ctx context.Context) error {
 	if dir == "" {
 		return fmt.Errorf("no image has a kernel to try it with")
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, probeLimit, fmt.Errorf("a guest is not up after %s", probeLimit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("a guest is not up after %s", limit))
 	defer cancel()
-	cmd := exec.CommandContext(ctx, h.cfg.Program, append(accelArguments(accelKVM), "-nodefaults", "-no-user-config", "-no-reboot", "-machine", "q35", "-m", "256",
+	cmd := exec.CommandContext(ctx, h.cfg.Program, append(accelArguments(accel), "-nodefaults", "-no-user-config", "-no-reboot", "-machine", "q35", "-m", "256",
 		"-display", "none", "-monitor", "none", "-serial", "stdio", "-kernel", filepath.Join(dir, imageKernel), "-initrd", filepath.Join(dir, imageInitrd),
 		"-append", "console=ttyS0 quiet panic=-1 "+probeWord)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

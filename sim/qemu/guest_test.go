@@ -180,6 +180,17 @@ func (s *site) mustSSH(image guestimage.Image, address, command string) string {
 	return out
 }
 
+// answers tries to connect.
+func (s *site) answers(address string, limit time.Duration) (ok bool) {
+	s.ns.Do(func() {
+		conn, err := net.DialTimeout("tcp4", address, limit)
+		if ok = err == nil; ok {
+			_ = conn.Close()
+		}
+	})
+	return ok
+}
+
 // screen opens a VM's console through CONNECT.
 func (s *site) screen(vm xapi.Ref) (*rfb.Screen, net.Conn) {
 	s.t.Helper()
@@ -252,15 +263,34 @@ func TestGuestsBoot(t *testing.T) {
 			t.Error("the screen does not show what was typed")
 		}
 	})
-	t.Run("a clean reboot keeps the disk", func(t *testing.T) {
-		boot := s.mustSSH(image, "192.0.2.42", "cat /proc/sys/kernel/random/boot_id")
+	t.Run("one that is paused stands still", func(t *testing.T) {
+		s.call(nil, "VM.pause", two)
+		if state := s.power(two); state != "Paused" || s.answers("192.0.2.43:22", time.Second) {
+			t.Errorf("it is %s, and answers", state)
+		}
+		s.call(nil, "VM.unpause", two)
+		testnet.Until(t, bootLimit, "it to answer again", func() bool { return s.answers("192.0.2.43:22", time.Second) })
+		if state := s.power(two); state != "Running" {
+			t.Errorf("it is %s", state)
+		}
+	})
+	t.Run("reboots keep the disk", func(t *testing.T) {
+		const bootID = "cat /proc/sys/kernel/random/boot_id"
+		before := map[string]string{"192.0.2.42": s.mustSSH(image, "192.0.2.42", bootID), "192.0.2.43": s.mustSSH(image, "192.0.2.43", "echo mine >/root/written; sync; "+bootID)}
+		s.call(nil, "VM.pause", two)
+		s.call(nil, "VM.hard_reboot", two) // of a paused one, which runs then
 		s.call(nil, "VM.clean_reboot", one)
-		testnet.Until(t, bootLimit, "the guest to be back", func() bool {
-			out, _, err := s.ssh(image, "192.0.2.42", "cat /proc/sys/kernel/random/boot_id")
-			return err == nil && out != boot
-		})
-		if out := s.mustSSH(image, "192.0.2.42", "cat /root/written"); out != "mine\n" {
-			t.Errorf("after the reboot it has %q", out)
+		for address, boot := range before {
+			testnet.Until(t, bootLimit, "the guest to be back", func() bool {
+				out, _, err := s.ssh(image, address, bootID)
+				return err == nil && out != boot
+			})
+			if out := s.mustSSH(image, address, "cat /root/written"); out != "mine\n" {
+				t.Errorf("after the reboot %s has %q", address, out)
+			}
+		}
+		if state := s.power(two); state != "Running" {
+			t.Errorf("after a hard reboot it is %s", state)
 		}
 	})
 	t.Run("a guest switches itself off", func(t *testing.T) {

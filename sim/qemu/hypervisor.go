@@ -187,9 +187,12 @@ func (h *Hypervisor) Stop(vm string) {
 	}
 }
 
-// Reset implements [xapi.Guests].
+// Reset implements [xapi.Guests]. One that was paused runs afterwards.
 func (h *Hypervisor) Reset(ctx context.Context, vm string) error {
-	return h.ask(ctx, vm, "system_reset")
+	if err := h.ask(ctx, vm, "system_reset"); err != nil {
+		return err
+	}
+	return h.ask(ctx, vm, "cont")
 }
 
 // Pause implements [xapi.Guests].
