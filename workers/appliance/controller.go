@@ -197,7 +197,7 @@ type loop struct {
 
 // dhcpShare is the part of the time, one in so many, in which a busy DHCP server is brought up to date: while it is restarted nobody gets an
 // address.
-const dhcpShare = 5
+const dhcpShare = 10
 
 // interval is how long after the start of the last apply the next one may begin. When the lease has run out another worker begins anyway.
 func (l *loop) interval() time.Duration {

@@ -118,10 +118,10 @@ func TestIntervalGrowsWithARestart(t *testing.T) {
 		again  bool             // the next round changes nothing
 		wanted time.Duration
 	}{
-		{"quick", orchestrator.DHCP, [2]time.Duration{100 * time.Millisecond, 200 * time.Millisecond}, false, least},
-		{"slow", orchestrator.DHCP, [2]time.Duration{time.Second, 3 * time.Second}, false, 15 * time.Second},
+		{"quick", orchestrator.DHCP, [2]time.Duration{50 * time.Millisecond, 100 * time.Millisecond}, false, least},
+		{"slow", orchestrator.DHCP, [2]time.Duration{time.Second / 2, time.Second}, false, 10 * time.Second},
 		{"very slow", orchestrator.DHCP, [2]time.Duration{time.Second, 40 * time.Second}, false, 15 * time.Second},
-		{"away", orchestrator.DHCP, [2]time.Duration{time.Second, 0}, false, 5 * time.Second},
+		{"away", orchestrator.DHCP, [2]time.Duration{time.Second / 2, 0}, false, 5 * time.Second},
 		{"slow without a restart", orchestrator.Firewall, [2]time.Duration{time.Second, 3 * time.Second}, false, least},
 		{"read back", orchestrator.DHCP, [2]time.Duration{time.Second, 3 * time.Second}, true, least},
 	} {
