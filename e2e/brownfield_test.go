@@ -127,6 +127,7 @@ func (s *site) scanAll(name string) (fresh int) {
 // An estate that is not empty: after a scan, machines come and go beside the strangers, and not a byte of theirs changes. Then one of them
 // becomes a machine as it runs.
 func TestStrangersStayUntouched(t *testing.T) {
+	t.Parallel()
 	const machines = 5
 	s, vm, files := occupied(t)
 	before := files()
