@@ -31,8 +31,7 @@ func openDesk(t *testing.T, url string, capacity int, leaving map[string]bool, a
 	return d
 }
 
-// awayAtOnce is how many machines may be on their way out at one time: more of them in one apply, as after an appliance was away, would have
-// the shrink guard ask for an operator's word.
+// awayAtOnce is how many machines may be on their way out at one time, so that departures are met by kills from the beginning to the end.
 const awayAtOnce = 5
 
 // follow orders machines away as it hears that they are finished.

@@ -223,6 +223,9 @@ type Appliances interface {
 	// What an appliance carries and the store never asked for is from a life of the database that was not restored.
 	Ask(ctx context.Context, group, sha256 string) error
 	Asked(ctx context.Context, group, sha256 string) (bool, error)
+	// Departed lists the machines whose entry a run dropped and that have none now, the latest first, while a member may still carry them;
+	// ten thousand at most.
+	Departed(ctx context.Context, group string) ([]Departure, error)
 	// PutMember records what a member answered.
 	PutMember(ctx context.Context, m Member) error
 	// Confirm records that enough members carry a generation: Group.Applied rises, entries up to it become Live, removed ones go,
@@ -235,6 +238,12 @@ type Appliances interface {
 	ApproveShrink(ctx context.Context, group string, generation int64, actor, reason string) error
 	ShrinkApproved(ctx context.Context, group string) (generation int64, err error)
 	Resume(ctx context.Context, group, member, actor, reason string) error
+}
+
+// Departure is a machine that left a group because a run said so.
+type Departure struct {
+	Machine string
+	Body    json.RawMessage // of the entry that it had
 }
 
 // Outbox hands committed events to the publisher. The publisher holds the lease "outbox".

@@ -51,6 +51,7 @@ var seed = []string{
 	`INSERT INTO appliance_groups (id, unit, generation, min_applied, capacity) VALUES ('d', 'dhcp', 4, 1, 0)`,
 	`INSERT INTO members (group_id, name, applied) VALUES ('d', 'd1', 3)`,
 	`INSERT INTO entries (group_id, machine, owner, generation, body) VALUES ('d', 'm1', 'slipway', 4, '{"mac":"02:16:3e:00:00:01"}')`,
+	`INSERT INTO entries (group_id, machine, owner, generation, removed, body) VALUES ('d', 'm2', 'slipway', 4, 1, '{}')`,
 	`INSERT INTO acts (at, actor, verb, subject, reason) VALUES (1, '0:root', 'resume', 'd', 'x')`,
 }
 
@@ -112,6 +113,9 @@ func TestUpgradeKeepsEverything(t *testing.T) {
 			}
 			if begun := column(t, db, `SELECT begun_at FROM runs WHERE begun_at > 0`); !cmp.Equal(begun, []string{"5"}) {
 				t.Errorf("the uninstall that was under way is to ask the guard: %v", begun)
+			}
+			if departed := column(t, db, `SELECT machine FROM departures`); !cmp.Equal(departed, []string{"m2"}) {
+				t.Errorf("what was dropped before is not known to have departed: %v", departed)
 			}
 			goesOn(t, d.dsn)
 		})

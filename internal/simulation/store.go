@@ -157,6 +157,11 @@ func (d database) ShrinkApproved(ctx context.Context, group string) (generation 
 	return generation, err
 }
 
+func (d database) Departed(ctx context.Context, group string) (departed []orchestrator.Departure, err error) {
+	err = d.read("Departed", func() (err error) { departed, err = d.Store.Departed(ctx, group); return err })
+	return departed, err
+}
+
 func (d database) PutMember(ctx context.Context, m orchestrator.Member) error {
 	return d.write("PutMember", func() error { return d.Store.PutMember(ctx, m) })
 }

@@ -3,6 +3,7 @@ package storetest
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -192,6 +193,52 @@ func appliances(t *testing.T, h Harness) {
 		must(t, b.store.RecordAct(t.Context(), "0:root", "apply-plan", "0123", "a hand edit"))
 		if n := b.value(`SELECT count(*) FROM acts WHERE actor = '0:root' AND reason <> ''`); n != 4 {
 			t.Errorf("%d acts in the journal", n)
+		}
+	})
+
+	t.Run("DepartedUntilEveryMemberWentOn", func(t *testing.T) {
+		b := setup(t, h)
+		departed := func() (machines []string) {
+			all, err := b.store.Departed(t.Context(), group)
+			must(t, err)
+			for _, d := range all {
+				machines = append(machines, d.Machine+string(d.Body))
+			}
+			return machines
+		}
+		carry := func(name string, generation int64) {
+			must(t, b.store.PutMember(t.Context(), orchestrator.Member{Group: group, Name: name, Applied: generation}))
+		}
+		one, two := b.taken("a"), b.taken("a")
+		put(b, one, `{"a":1}`)
+		put(b, two, `{"a":2}`)
+		if got := departed(); len(got) != 0 {
+			t.Errorf("before anything left: %v", got)
+		}
+		drop(b, one)
+		drop(b, one) // again, and nothing more
+		last := drop(b, two)
+		want := []string{two.Machine.ID + `{"a":2}`, one.Machine.ID + `{"a":1}`}
+		if got := departed(); !slices.Equal(got, want) {
+			t.Errorf("%v, want %v", got, want)
+		}
+		put(b, one, `{"a":3}`)
+		if got := departed(); !slices.Equal(got, want[:1]) {
+			t.Errorf("one that is back: %v", got)
+		}
+		drop(b, one)
+		carry(group+"-1", last.Generation+2)
+		must(t, b.store.Confirm(t.Context(), group, hold(b), last.Generation+2, nil))
+		if got := departed(); len(got) != 2 || got[0] != one.Machine.ID+`{"a":3}` {
+			t.Errorf("while a member is behind: %v", got)
+		}
+		carry(group+"-2", last.Generation)
+		must(t, b.store.Confirm(t.Context(), group, hold(b), last.Generation+2, nil))
+		if got := departed(); len(got) != 1 || got[0] != one.Machine.ID+`{"a":3}` {
+			t.Errorf("when it has come to where one left: %v", got)
+		}
+		if others, err := b.store.Departed(t.Context(), "dhcp-pool-b"); err != nil || len(others) != 0 {
+			t.Errorf("another group's: %v, %v", others, err)
 		}
 	})
 

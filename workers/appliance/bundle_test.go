@@ -3,6 +3,7 @@ package appliance
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -239,6 +240,20 @@ func (b *bundle) change(machine, text string) {
 func (b *bundle) drop(machine string) {
 	b.Helper()
 	b.commit(machine, orchestrator.DropEntry{Group: groupID})
+}
+
+// lose takes entries away as a damaged database does: no run has said so.
+func (b *bundle) lose(machines ...string) {
+	b.Helper()
+	db, err := sql.Open("sqlite", "file:"+b.path)
+	must(b, err)
+	defer db.Close()
+	for _, machine := range machines {
+		_, err := db.ExecContext(b.Context(), `DELETE FROM entries WHERE machine = $1`, machine)
+		must(b, err)
+	}
+	_, err = db.ExecContext(b.Context(), `UPDATE appliance_groups SET generation = generation + 1`)
+	must(b, err)
 }
 
 func (b *bundle) commit(machine string, change orchestrator.Change) {

@@ -438,6 +438,7 @@ type round struct {
 	entries  []orchestrator.Entry
 	bad      map[string]string // entries that this round found to break the file
 	approved bool
+	left     [][]string // Request.Left
 	// expect is set for an operator's plan: what each member was seen to have (apply.SumLive). A member that has something else by now, or
 	// an entry that has to go because the tool refuses it, ends the round: it would not be what was shown.
 	expect map[string]string
@@ -603,15 +604,49 @@ func (r *round) ask(ctx context.Context, m Member, known orchestrator.Member, re
 	if err := r.Store.Ask(ctx, r.group.ID, sum); err != nil {
 		return apply.Answer{}, err
 	}
-	answer, err := r.send(ctx, m, rendering, false, sum, known.SHA256)
-	if err != nil || answer.Code != apply.Newer || answer.Generation > r.group.Generation || answer.SHA256 == known.SHA256 {
+	carries := known.SHA256
+	answer, err := r.send(ctx, m, rendering, false, sum, carries)
+	if err == nil && answer.Code == apply.Newer && answer.Generation <= r.group.Generation && answer.SHA256 != carries {
+		asked, err := r.Store.Asked(ctx, r.group.ID, answer.SHA256)
+		if err != nil || !asked {
+			return answer, err
+		}
+		carries = answer.SHA256
+		if answer, err = r.send(ctx, m, rendering, false, sum, carries); err != nil {
+			return answer, err
+		}
+	}
+	if err != nil || answer.Code != apply.Shrink {
 		return answer, err
 	}
-	asked, err := r.Store.Asked(ctx, r.group.ID, answer.SHA256)
-	if err != nil || !asked {
+	explained, err := r.explained(ctx)
+	if err != nil || explained == nil {
 		return answer, err
 	}
-	return r.send(ctx, m, rendering, false, sum, answer.SHA256)
+	again, err := explained.send(ctx, m, rendering, false, sum, carries)
+	if err == nil && again.Code == apply.Refused { // an older agent
+		return answer, nil
+	}
+	return again, err
+}
+
+// explained is the round with the machines that runs have dropped, whose rows are to go: what no run explains is what the shrink guard is
+// for. It is asked for only when the guard has spoken; nil when no machine was dropped.
+func (r *round) explained(ctx context.Context) (*round, error) {
+	departed, err := r.Store.Departed(ctx, r.group.ID)
+	if err != nil || len(departed) == 0 {
+		return nil, err
+	}
+	with := *r
+	with.left = nil
+	for _, d := range departed {
+		words := []string{d.Machine}
+		if r.loop.group.Names != nil {
+			words = append(words, r.loop.group.Names(d.Machine, d.Body)...)
+		}
+		with.left = append(with.left, words)
+	}
+	return &with, nil
 }
 
 func (r *round) send(ctx context.Context, m Member, rendering Rendering, checkOnly bool, known ...string) (apply.Answer, error) {
@@ -627,7 +662,7 @@ func (r *round) send(ctx context.Context, m Member, rendering Rendering, checkOn
 	request := apply.Request{
 		Known: slices.DeleteFunc(known, func(s string) bool { return s == "" }),
 		Unit:  string(r.loop.group.Unit), Fence: r.fence, Generation: r.group.Generation, SHA256: apply.Sum(rendering.Files), Files: rendering.Files,
-		Rows: len(r.texts()), ShrinkApproved: r.approved, CheckOnly: checkOnly, Expect: r.expect[m.Name],
+		Rows: len(r.texts()), ShrinkApproved: r.approved, Left: r.left, CheckOnly: checkOnly, Expect: r.expect[m.Name],
 	}
 	answer, err := m.Carrier.Apply(ctx, request)
 	if err != nil {

@@ -456,7 +456,82 @@ func TestForeignAndRemovedAreNotRendered(t *testing.T) {
 	}
 }
 
-// More than max(5, 2 %) of the rows go only by an operator's word.
+// What runs have dropped may go, however many they are and however long an appliance was away; what no run explains may not, beside it either.
+func TestDroppedByRunsIsNoShrink(t *testing.T) {
+	b := setup(t, 2, 1)
+	var ids []string
+	for n := range 40 {
+		ids = append(ids, b.put(fmt.Sprint("host-", n)))
+	}
+	must(t, b.round())
+	b.boxes[1].set(func(x *box) { x.away = true })
+	for _, id := range ids[:8] {
+		b.drop(id)
+	}
+	must(t, b.round())
+	back := b.put("host-back") // gone and here again while it is away
+	b.drop(back)
+	must(t, b.round())
+	b.change(back, "host-back")
+	must(t, b.round())
+	for _, id := range ids[8:16] {
+		b.drop(id)
+	}
+	if p := b.plan(); p.Members[0].Blocked != "" {
+		t.Errorf("the plan is blocked: %+v", p.Members)
+	}
+	must(t, b.round())
+	b.boxes[1].set(func(x *box) { x.away = false })
+	if p := b.plan(); p.Blocked() != "" {
+		t.Errorf("the plan is blocked: %q", p.Blocked())
+	}
+	must(t, b.round())
+	for i, x := range b.boxes {
+		if m := b.member(i); m.Halted != "" || strings.Count(x.live(t), "host-") != 25 {
+			t.Fatalf("member %+v has %d rows", m, strings.Count(x.live(t), "host-"))
+		}
+	}
+
+	for _, id := range ids[16:24] {
+		b.drop(id)
+	}
+	b.lose(ids[30:36]...)
+	before := b.boxes[0].live(t)
+	must(t, b.round())
+	if m := b.member(0); !strings.Contains(m.Halted, "6 of 25 rows would go besides 8 that runs have dropped and 5 may") || b.boxes[0].live(t) != before {
+		t.Errorf("member %+v", m)
+	}
+}
+
+// An agent from before does not know what a run has dropped: it halts as it always did.
+func TestOlderAgentHaltsAtWhatRunsHaveDropped(t *testing.T) {
+	b := setup(t, 1, 1)
+	var ids []string
+	for n := range 10 {
+		ids = append(ids, b.put(fmt.Sprint("host-", n)))
+	}
+	must(t, b.round())
+	asked := apply.Request{}
+	b.boxes[0].lie = func(a *apply.Answer) {
+		if len(asked.Left) > 0 {
+			*a = apply.Answer{Code: apply.Refused, Message: `request: json: unknown field "left"`}
+		}
+	}
+	b.boxes[0].gate = func(r apply.Request) {
+		if asked = r; len(r.Left) > 0 {
+			b.boxes[0].set(func(x *box) { x.broken = true }) // and does nothing
+		}
+	}
+	for _, id := range ids[:6] {
+		b.drop(id)
+	}
+	must(t, b.round())
+	if m := b.member(0); !strings.Contains(m.Halted, "6 of 10 rows") {
+		t.Errorf("member %+v", m)
+	}
+}
+
+// More than max(5, 2 %) of the rows that no run has dropped go only by an operator's word.
 func TestShrinkHaltsUntilAWord(t *testing.T) {
 	b := setup(t, 1, 1)
 	var ids []string
@@ -465,14 +540,12 @@ func TestShrinkHaltsUntilAWord(t *testing.T) {
 	}
 	must(t, b.round())
 	before := b.boxes[0].live(t)
-	for _, id := range ids[:6] {
-		b.drop(id)
-	}
+	b.lose(ids[:6]...)
 	must(t, b.round())
 	if m := b.member(0); !strings.Contains(m.Halted, "6 of 10 rows") || b.boxes[0].live(t) != before {
 		t.Fatalf("member %+v", m)
 	}
-	if s := b.state(ids[0]); s.IsApplied() || !strings.Contains(s.Problem, "halted") {
+	if s := b.state(ids[9]); !strings.Contains(s.Problem, "halted") {
 		t.Errorf("%+v", s)
 	}
 	n := len(b.boxes[0].asked)
@@ -489,20 +562,16 @@ func TestShrinkHaltsUntilAWord(t *testing.T) {
 	must(t, b.store.ApproveShrink(t.Context(), groupID, b.known().Generation, "0:root", "moved away"))
 	must(t, b.store.Resume(t.Context(), groupID, "dhcp-1", "0:root", "moved away"))
 	must(t, b.round())
-	if got := strings.Count(b.boxes[0].live(t), "host-"); got != 4 || !b.state(ids[0]).IsApplied() {
+	if got := strings.Count(b.boxes[0].live(t), "host-"); got != 4 || !b.state(ids[9]).IsApplied() {
 		t.Errorf("%d rows are live", got)
 	}
 	// The word was for that generation only.
-	for _, id := range ids[6:] {
-		b.drop(id)
-	}
+	var more []string
 	for n := range 8 {
-		b.put(fmt.Sprint("more-", n))
+		more = append(more, b.put(fmt.Sprint("more-", n)))
 	}
 	must(t, b.round())
-	for id := range b.runs {
-		b.drop(id)
-	}
+	b.lose(more...)
 	must(t, b.round())
 	if b.member(0).Halted == "" {
 		t.Error("a later shrink went through on an old word")

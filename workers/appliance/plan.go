@@ -238,7 +238,20 @@ func (r *round) plan(ctx context.Context, members map[string]orchestrator.Member
 func (r *round) look(ctx context.Context, m Member) (apply.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, min(r.Timeout, observeTimeout))
 	defer cancel()
-	answer, err := m.Carrier.Apply(ctx, apply.Request{Unit: string(r.loop.group.Unit), ReadOnly: true, Rows: len(r.texts())})
+	ask := apply.Request{Unit: string(r.loop.group.Unit), ReadOnly: true, Rows: len(r.texts())}
+	answer, err := m.Carrier.Apply(ctx, ask)
+	if err == nil && answer.Live != nil && answer.Live.Shrinks != "" {
+		explained, storeErr := r.explained(ctx)
+		if storeErr != nil {
+			return answer, storeErr
+		}
+		if explained != nil {
+			ask.Left = explained.left
+			if again, err := m.Carrier.Apply(ctx, ask); err == nil && again.Live != nil { // an older agent does not know the question
+				answer = again
+			}
+		}
+	}
 	switch {
 	case err != nil:
 		return answer, fmt.Errorf("no answer: %w", orchestrator.Told(err))

@@ -261,9 +261,7 @@ func TestApplyPlanWaitsForAnOperatorsWord(t *testing.T) {
 		ids = append(ids, b.put("x"))
 	}
 	must(t, b.round())
-	for _, id := range ids[:10] {
-		b.drop(id)
-	}
+	b.lose(ids[:10]...)
 	p := b.plan()
 	if !strings.Contains(p.Blocked(), "approve-shrink") || p.Members[0].Removed != 10 {
 		t.Fatalf("blocked: %q; %+v", p.Blocked(), p.Members[0])

@@ -222,10 +222,32 @@ func (s *Store) Confirm(ctx context.Context, group string, fence, generation int
 		stmts = append(stmts,
 			Stmt{SQL: `UPDATE entries SET live = body WHERE group_id = $1 AND removed = 0 AND generation <= $2 AND bad = ''`, Args: []any{group, generation}},
 			Stmt{SQL: `DELETE FROM entries WHERE group_id = $1 AND removed = 1 AND generation <= $2`, Args: []any{group, generation}},
+			Stmt{SQL: `DELETE FROM departures WHERE group_id = $1 AND generation <= (SELECT MIN(applied) FROM members WHERE group_id = $1)`, Args: []any{group}},
 			wake(orchestrator.WakeGroup(group)))
 		_, err = tx.Run(ctx, stmts...)
 		return err
 	})
+}
+
+// maxDepartures bounds what a worker and an agent have to read.
+const maxDepartures = 10_000
+
+// Departed implements orchestrator.Appliances.
+func (s *Store) Departed(ctx context.Context, group string) ([]orchestrator.Departure, error) {
+	var departed []orchestrator.Departure
+	err := s.view(ctx, "store.Departed", Stmt{
+		SQL: `SELECT machine, body FROM departures d WHERE group_id = $1
+			AND NOT EXISTS (SELECT 1 FROM entries e WHERE e.group_id = d.group_id AND e.machine = d.machine AND e.removed = 0)
+			ORDER BY generation DESC, machine LIMIT $2`,
+		Args: []any{group, maxDepartures},
+		Scan: func(row Row) error {
+			var d orchestrator.Departure
+			err := row.Scan(&d.Machine, intoRaw(&d.Body))
+			departed = append(departed, d)
+			return err
+		},
+	})
+	return departed, err
 }
 
 // MarkBad implements orchestrator.Appliances. The runs that wait for the group are due: one of them hears that its text is bad.

@@ -348,6 +348,10 @@ func (c *compiler) change(change orchestrator.Change) {
 		c.revokePasses(change.Group, "")
 		c.add(`UPDATE appliance_groups SET generation = generation + 1 WHERE id = $1 AND EXISTS
 			(SELECT 1 FROM entries WHERE group_id = $1 AND machine = $2 AND removed = 0)`, change.Group, machine)
+		c.add(`INSERT INTO departures (group_id, machine, generation, body)
+			SELECT e.group_id, e.machine, g.generation, e.body FROM entries e JOIN appliance_groups g ON g.id = e.group_id
+			WHERE e.group_id = $1 AND e.machine = $2 AND e.removed = 0
+			ON CONFLICT (group_id, machine) DO UPDATE SET generation = excluded.generation, body = excluded.body`, change.Group, machine)
 		c.add(`UPDATE entries SET removed = 1, bad = '', generation = (SELECT generation FROM appliance_groups WHERE id = $1)
 			WHERE group_id = $1 AND machine = $2 AND removed = 0`, change.Group, machine)
 	case orchestrator.BindAddresses:

@@ -156,7 +156,7 @@ func (j *job) change(ctx context.Context) apply.Answer {
 		return j.unchanged()
 	}
 	from, to := j.rows(contents)
-	if problem := shrinks(from, to); problem != "" && !j.req.ShrinkApproved {
+	if problem := shrinks(from, to, countLeft(contents, j.req.Left)); problem != "" && !j.req.ShrinkApproved {
 		return j.refuse(answerf(apply.Shrink, "%s", problem))
 	}
 	if answer, ok := j.check(ctx); !ok {

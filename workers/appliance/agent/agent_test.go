@@ -170,7 +170,7 @@ func TestShrinkGuard(t *testing.T) {
 		from, to int
 		halts    bool
 	}{{0, 0, false}, {5, 0, false}, {6, 0, true}, {10, 5, false}, {10, 4, true}, {1000, 980, false}, {1000, 979, true}, {10, 4000, false}} {
-		if got := shrinks(tc.from, tc.to) != ""; got != tc.halts {
+		if got := shrinks(tc.from, tc.to, 0) != ""; got != tc.halts {
 			t.Errorf("%d to %d: halts %v", tc.from, tc.to, got)
 		}
 	}
@@ -207,6 +207,34 @@ func TestShrinkGuardCountsTheLiveFiles(t *testing.T) {
 	few.Rows = 50 // and the controller is wrong about what it sends
 	if got := b.Apply(t.Context(), few); got.Code != apply.Shrink {
 		t.Fatalf("%+v", got)
+	}
+}
+
+// Only rows that are here can go: a machine that was dropped and never was here, or has gone already, excuses nobody else's.
+func TestShrinkGuardKnowsWhatRunsHaveDropped(t *testing.T) {
+	for name, tc := range map[string]struct {
+		left [][]string
+		want apply.Code
+	}{
+		"nothing":                 {nil, apply.Shrink},
+		"all but five":            {[][]string{{"m-1"}, {"x", "m-2"}, {"m-3"}}, apply.Applied},
+		"one too few":             {[][]string{{"m-1"}, {"m-2"}}, apply.Shrink},
+		"one that never was here": {[][]string{{"m-1"}, {"m-2"}, {"m-9"}}, apply.Shrink},
+		"a part of another's":     {[][]string{{"m-1"}, {"m-2"}, {"m"}}, apply.Shrink},
+		"one by two words":        {[][]string{{"m-1", "m-2"}, {"m-3"}}, apply.Shrink},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBundle(t, t.TempDir(), nil)
+			b.units["dhcp"] = counted{b.server}
+			if got := b.Apply(t.Context(), request(1, "host m-1 {\n:m-2;\n(m-3)\n"+strings.Repeat("row\n", 7), "b\n")); got.Code != apply.Applied {
+				t.Fatalf("%+v", got)
+			}
+			few := request(2, "row\nrow\n", "b\n")
+			few.Rows, few.Left = 2, tc.left
+			if got := b.Apply(t.Context(), few); got.Code != tc.want {
+				t.Errorf("%+v", got)
+			}
+		})
 	}
 }
 

@@ -53,7 +53,7 @@ func (j *job) observe(ctx context.Context) apply.Answer {
 	if counter, ok := j.unit.(RowCounter); ok {
 		live.Rows = max(live.Rows, counter.CountRows(contents))
 	}
-	live.Shrinks = shrinks(live.Rows, j.req.Rows)
+	live.Shrinks = shrinks(live.Rows, j.req.Rows, countLeft(contents, j.req.Left))
 	if j.journal != nil {
 		live.Interrupted = j.journal.Next.Generation
 	}

@@ -24,6 +24,9 @@ type Request struct {
 	Rows       int    `json:"rows"` // machines in this state, for the shrink guard
 	// ShrinkApproved lets an apply through that removes more rows than max(5, 2 %).
 	ShrinkApproved bool `json:"shrink_approved,omitempty"`
+	// Left are machines that a run has dropped from the state, each by the words of which one stands in its lines. Rows of theirs that are live
+	// may go without a word and do not count as shrunk.
+	Left [][]string `json:"left,omitempty"`
 	// CheckOnly tests the candidate and touches nothing: the controller bisects with it.
 	CheckOnly bool `json:"check_only,omitempty"`
 	// Cut lists addresses whose connections end once the new state is live, for a unit that cannot tell them by its files (agent.Cutter). No
