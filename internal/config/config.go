@@ -291,7 +291,7 @@ func Parse(body []byte) (*Config, error) {
 		if errors.Is(err, io.EOF) {
 			return nil, errors.New("is empty; see deploy/slipway.example.yaml")
 		}
-		return nil, explain(err)
+		return nil, explain(body, err)
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return nil, errors.New("holds more than one document; keep one")

@@ -236,11 +236,27 @@ func TestTwoHostKeysOfAMember(t *testing.T) {
 func TestUnreadable(t *testing.T) {
 	for _, tc := range []struct{ name, text, want string }{
 		{"unknown key", "quee: {}\n", `line 1: unknown key "quee"; did you mean "queue"?`},
+		{"duration without a unit", "lease: 10\n", `line 1: lease: "10" is not a duration: write a number and its unit, such as 10s`},
+		{"number that is too large", "state_dir: x\nworkers: 99999999999999999999\n", `line 2: workers: "99999999999999999999" is not a whole number of a sensible size`},
+		{"number that is none", "queue: {prefetch: many}\n", `line 1: queue.prefetch: "many" is not a whole number`},
+		{"neither true nor false", "queue: {insecure: maybe}\n", `line 1: queue.insecure: "maybe" is not a yes or no: write true or false`},
+		{"text for a list", "notify:\n  command: ls -l\n", `line 2: notify.command: is one value and should be a list: write [ONE, TWO]`},
+		{"list for a text", "socket: [a]\n", `line 1: socket: is a list and should be one value`},
+		{"list for keys", "queue: [a]\n", `line 1: queue: is a list and should be keys`},
+		{"text for a map", strings.Replace(good, "accounts: {pool-a: {user: xvp, password: {file: xvp.password}, hosts: [xen1]}}", "accounts: xvp", 1), `line 27: groups.xvp-a.accounts: is one value and should be keys`},
+		{"ports backwards", strings.Replace(good, "20000-20999", "20999-20000", 1), `line 15: pools.pool-a.console_ports: "20999-20000" ends before it begins`},
+		{"a port beyond all", strings.Replace(good, "20000-20999", "20000-70000", 1), `line 15: pools.pool-a.console_ports: "70000" is not a port`},
+		{"installer", strings.Replace(good, "installer: [192.0.2.10]", "installer: [foo]", 1), `line 16: pools.pool-a.installer[0]: "foo" is not an address range: write one such as`},
+		{"range backwards", strings.Replace(good, "10.20.0.10-10.20.3.250", "10.20.3.250-10.20.0.10", 1), `line 10: pools.pool-a.private.ranges[0]: "10.20.3.250-10.20.0.10" ends before it begins`},
+		{"pin", strings.Replace(good, "ca_file: ca.pem", "pin_sha256: {a: b}", 1), `line 8: pools.pool-a.xenapi.pin_sha256: is not a list of texts`},
+		{"behind an alias", "notify: &n {command: ls}\nguard: *n\n", `line 1: notify.command: is one value and should be a list`},
+		{"two at once", "lease: 10\nworkers: many\n", "such as 10s, 5m or 24h\nline 2: workers"},
 		{"unknown key inside", strings.Replace(good, "min_applied", "x", 1) + "    min_aplied: 2\n", `unknown key "min_aplied"; did you mean "min_applied"?`},
 		{"empty", "", "deploy/slipway.example.yaml"},
 		{"two documents", good + "---\nqueue: {}\n", "more than one document"},
 		{"twice", "workers: 1\nworkers: 2\n", "already defined"},
-		{"a secret as text", "vault_key: 0123\n", "cannot unmarshal"},
+		{"a secret as text", "vault_key: 0123\n", "line 1: vault_key: is one value and should be where the secret is: write {file: PATH}"},
+		{"a secret as text in a list", strings.Replace(good, "password: {file: pool-a.password}", "password: hunter2", 1), "line 8: pools.pool-a.xenapi.password: is one value"},
 		{"not an address", strings.Replace(good, "gateway: 10.20.0.1", "gateway: ten", 1), `"ten" is not an address`},
 		{"not a prefix", strings.Replace(good, "prefix: 10.20.0.0/22", "prefix: 10.20", 1), "is not an address range"},
 		{"not a range", strings.Replace(good, "10.20.0.10-10.20.3.250", "10.20.0.10", 1), "is not a range"},
@@ -250,6 +266,11 @@ func TestUnreadable(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("error %v, want %q", err, tc.want)
 			}
+			for _, inside := range []string{"hunter2", "config.", "unmarshal"} { // a secret, and our own types' names
+				if err != nil && strings.Contains(err.Error(), inside) {
+					t.Errorf("%q is in %v", inside, err)
+				}
+			}
 		})
 	}
 	if _, err := Load("/does/not/exist"); !errors.Is(err, os.ErrNotExist) {
@@ -257,6 +278,15 @@ func TestUnreadable(t *testing.T) {
 	}
 	if _, err := Load("/dev/zero"); err == nil || !strings.Contains(err.Error(), "/dev/zero has more than 8388608 bytes") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// What does not follow from itself is not said: a number of workers that makes no sense bounds no pool.
+func TestOneFaultIsSaidOnce(t *testing.T) {
+	_, err := Load(write(t, good+"workers: -4\n"))
+	var fields orchestrator.FieldErrors
+	if !errors.As(err, &fields) || len(fields) != 1 || fields[0].Field != "workers" {
+		t.Errorf("%v", err)
 	}
 }
 

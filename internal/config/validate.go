@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"gopkg.in/yaml.v3"
 
 	"slipway/orchestrator"
 	"slipway/workers/ipam"
@@ -60,7 +59,7 @@ func (c *Config) Validate() error {
 		add("tenant_runs", fmt.Sprintf("%d is out of range", c.TenantRuns), "use 1 or more; 500 when left out")
 	}
 	for _, p := range c.Pools {
-		if p.InFlight < 0 || p.InFlight > c.Workers {
+		if c.Workers >= 1 && (p.InFlight < 0 || p.InFlight > c.Workers) { // without a number of workers there is nothing to hold it against
 			add("pools."+p.ID+".in_flight", fmt.Sprintf("%d is out of range", p.InFlight), fmt.Sprintf("use 1 to %d, which is workers", c.Workers))
 		}
 	}
@@ -361,25 +360,6 @@ func hasPassword(u *url.URL) bool {
 	}
 	_, has := u.User.Password()
 	return has
-}
-
-var unknownField = regexp.MustCompile(`line (\d+): field (\S+) not found in type \S+`)
-
-// explain turns the decoder's words for an unknown key into ours, with the nearest key that exists.
-func explain(err error) error {
-	var typeErr *yaml.TypeError
-	if !errors.As(err, &typeErr) {
-		return err
-	}
-	keys := knownKeys(reflect.TypeFor[Config](), map[reflect.Type]bool{})
-	lines := make([]string, len(typeErr.Errors))
-	for i, line := range typeErr.Errors {
-		lines[i] = line
-		if m := unknownField.FindStringSubmatch(line); m != nil {
-			lines[i] = fmt.Sprintf("line %s: unknown key %q; did you mean %q?", m[1], clip(m[2]), Nearest(m[2], keys))
-		}
-	}
-	return errors.New(strings.Join(lines, "\n"))
 }
 
 func knownKeys(t reflect.Type, seen map[reflect.Type]bool) []string {

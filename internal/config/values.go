@@ -51,6 +51,9 @@ func (r *Range) UnmarshalText(text []byte) error {
 	if !ok || errA != nil || errB != nil {
 		return fmt.Errorf("%q is not a range: write first-last, such as 10.0.0.10-10.0.0.99", text)
 	}
+	if b.Less(a) {
+		return fmt.Errorf("%q ends before it begins: write first-last, such as 10.0.0.10-10.0.0.99", text)
+	}
 	*r = Range{First: a, Last: b}
 	return nil
 }
