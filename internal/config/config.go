@@ -286,7 +286,7 @@ func Load(path string) (*Config, error) {
 func Parse(body []byte) (*Config, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(body))
 	decoder.KnownFields(true)
-	var c Config
+	c := preset()
 	if err := decoder.Decode(&c); err != nil {
 		if errors.Is(err, io.EOF) {
 			return nil, errors.New("is empty; see deploy/slipway.example.yaml")
@@ -300,6 +300,18 @@ func Parse(body []byte) (*Config, error) {
 	return &c, nil
 }
 
+// preset has the numbers and durations that hold where the file is silent. They are there before the file is read: a zero that it says is
+// kept, and Validate refuses it where it has no meaning.
+func preset() Config {
+	return Config{
+		Queue: Queue{Prefetch: 32}, BootTimeout: 30 * time.Minute, Quarantine: 24 * time.Hour, Workers: 64, TenantRuns: 500, Lease: time.Minute,
+		Audit:   Audit{Every: 15 * time.Minute},
+		Guard:   Guard{Window: 10 * time.Minute, Uninstalls: 100, Suspensions: 250},
+		Console: Console{TokenLife: time.Minute, SessionAge: 8 * time.Hour},
+	}
+}
+
+// defaults fills in what depends on other keys, and what a list's items leave out.
 func (c *Config) defaults() {
 	def := func(s *string, v string) {
 		if *s == "" {
@@ -310,28 +322,6 @@ func (c *Config) defaults() {
 	def(&c.Database, "sqlite:"+filepath.Join(c.StateDir, "slipway.db"))
 	def(&c.Socket, filepath.Join(c.StateDir, "slipway.sock"))
 	def(&c.Queue.Kind, "embedded")
-	if c.Queue.Prefetch == 0 {
-		c.Queue.Prefetch = 32
-	}
-	if c.BootTimeout == 0 {
-		c.BootTimeout = 30 * time.Minute
-	}
-	if c.Quarantine == 0 {
-		c.Quarantine = 24 * time.Hour
-	}
-	if c.Workers == 0 {
-		c.Workers = 64
-	}
-	if c.Audit.Every == 0 {
-		c.Audit.Every = 15 * time.Minute
-	}
-	c.Guard.defaults()
-	if c.TenantRuns == 0 {
-		c.TenantRuns = 500
-	}
-	if c.Lease == 0 {
-		c.Lease = time.Minute
-	}
 	for i := range c.Pools {
 		def(&c.Pools[i].Strategy, string(orchestrator.NAT))
 		def(&c.Pools[i].MACPrefix, "02:16:3e")

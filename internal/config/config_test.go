@@ -81,7 +81,7 @@ func TestLoad(t *testing.T) {
 			t.Errorf("%s is %q, want %q", tc.name, tc.got, tc.want)
 		}
 	}
-	if c.Quarantine != 24*time.Hour || c.Lease != time.Minute || c.Workers != 64 || c.Queue.Prefetch != 32 || c.Groups[0].MinApplied != 2 {
+	if c.Quarantine != 24*time.Hour || c.Lease != time.Minute || c.Workers != 64 || c.Queue.Prefetch != 32 || c.TenantRuns != 500 || c.BootTimeout != 30*time.Minute || c.Audit.Every != 15*time.Minute || c.Groups[0].MinApplied != 2 {
 		t.Errorf("defaults: %+v", c)
 	}
 	e := c.Estate([]string{"debian-12"})
@@ -125,6 +125,20 @@ func TestMistakes(t *testing.T) {
 		{"workers", "state_dir: state", "workers: -3", "workers", "1 to"},
 		{"quarantine", "state_dir: state", "quarantine: -1h", "quarantine", "24h"},
 		{"boot timeout", "state_dir: state", "boot_timeout: -1m", "boot_timeout", "30m"},
+		{"boot timeout of nothing", "state_dir: state", "boot_timeout: 0s", "boot_timeout", "30m"},
+		{"boot timeout in the wrong unit", "state_dir: state", "boot_timeout: 1ms", "boot_timeout", "at least 10s"},
+		{"no workers", "state_dir: state", "workers: 0", "workers", "1 to 10000"},
+		{"no prefetch", "state_dir: state", "queue: {prefetch: 0}", "queue.prefetch", "1 to 10000"},
+		{"no runs for a tenant", "state_dir: state", "tenant_runs: 0", "tenant_runs", "500"},
+		{"no quarantine", "state_dir: state", "quarantine: 0s", "quarantine", "at least 1s"},
+		{"no lease", "state_dir: state", "lease: 0s", "lease", "at least 1s"},
+		{"audit without a pause", "state_dir: state", "audit: {every: 0s}", "audit.every", "-1s for never"},
+		{"guard of no time", "state_dir: state", "guard: {window: 0s}", "guard.window", "10m"},
+		{"guard that lets nothing through", "state_dir: state", "guard: {uninstalls: 0}", "guard.uninstalls", "-1 for any number"},
+		{"guard that suspends nothing", "state_dir: state", "guard: {suspensions: 0}", "guard.suspensions", "250"},
+		{"token without a life", "state_dir: state", "console: {listen: '127.0.0.1:6080', url: 'https://c.example.net', token_life: 0s}", "console.token_life", "1s to 1h"},
+		{"session without an age", "state_dir: state", "console: {listen: '127.0.0.1:6080', url: 'https://c.example.net', session_age: 0s}", "console.session_age", "1m to 168h"},
+		{"notify without a program", "state_dir: state", "notify: {command: ['']}", "notify.command", "PROGRAM"},
 		{"lease", "state_dir: state", "lease: 1ms", "lease", "1m"},
 		{"lease for ever", "state_dir: state", "lease: 1000h", "lease", "1h"},
 		{"a guard without a window", "state_dir: state", "guard: {window: 1ms}", "guard.window", "10m"},

@@ -80,11 +80,11 @@ func (c Console) validate(add func(field, problem, fix string)) {
 	} else if c.PlainPorts {
 		add("console.plain_ports", "has no meaning without console.ports", "give console.ports, or leave it out")
 	}
-	if c.TokenLife < 0 || c.TokenLife > time.Hour {
-		add("console.token_life", fmt.Sprintf("%s is out of range", c.TokenLife), "use 1m, and at most 1h")
+	if c.TokenLife < time.Second || c.TokenLife > time.Hour {
+		add("console.token_life", fmt.Sprintf("%s is out of range", c.TokenLife), "use 1m, and 1s to 1h")
 	}
-	if c.SessionAge < 0 || c.SessionAge > 7*24*time.Hour {
-		add("console.session_age", fmt.Sprintf("%s is out of range", c.SessionAge), "use 8h, and at most 168h")
+	if c.SessionAge < time.Minute || c.SessionAge > 7*24*time.Hour {
+		add("console.session_age", fmt.Sprintf("%s is out of range", c.SessionAge), "use 8h, and 1m to 168h")
 	}
 }
 

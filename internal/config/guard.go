@@ -16,21 +16,18 @@ type Guard struct {
 	Suspensions int           `yaml:"suspensions"` // default 250; below 0 is any number
 }
 
-func (g *Guard) defaults() {
-	if g.Window == 0 {
-		g.Window = 10 * time.Minute
-	}
-	if g.Uninstalls == 0 {
-		g.Uninstalls = 100
-	}
-	if g.Suspensions == 0 {
-		g.Suspensions = 250
-	}
-}
-
 func (g Guard) validate(add func(field, problem, fix string)) {
 	if g.Window < time.Second || g.Window > 24*time.Hour {
 		add("guard.window", fmt.Sprintf("%s is out of range", g.Window), "use 10m, and 1s to 24h")
+	}
+	for _, n := range []struct {
+		field string
+		value int
+		usual string
+	}{{"guard.uninstalls", g.Uninstalls, "100"}, {"guard.suspensions", g.Suspensions, "250"}} {
+		if n.value == 0 {
+			add(n.field, "is 0, and none would begin without an operator's word", "use "+n.usual+", 1 for nearly none, or -1 for any number")
+		}
 	}
 }
 

@@ -21,6 +21,9 @@ import (
 // maxLease bounds how long the runs of a worker that died stand still.
 const maxLease = time.Hour
 
+// leastBoot bounds what is said in the wrong unit: whoever waits for less parks every run.
+const leastBoot = 10 * time.Second
+
 // name is fit for a group or member: it goes into leases, keys, file names and lists, where a space would end it.
 var name = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
@@ -66,14 +69,17 @@ func (c *Config) Validate() error {
 	if c.WinRM.InsecureHTTP && c.WinRM.Basic {
 		add("winrm.basic", "would show the templates' passwords to the network, for insecure_http leaves TLS out", "choose one of them, or better neither")
 	}
-	if c.BootTimeout < 0 {
-		add("boot_timeout", "is negative", "use 30m, or what your slowest image needs")
+	if c.BootTimeout < leastBoot {
+		add("boot_timeout", fmt.Sprintf("%s is shorter than any guest boots", c.BootTimeout), "use 30m, or what your slowest image needs, and at least 10s")
 	}
-	if c.Quarantine < 0 {
-		add("quarantine", "is negative", "use 24h, or at least 1s")
+	if c.Quarantine < time.Second {
+		add("quarantine", fmt.Sprintf("%s is too short to keep anything from its last owner's traffic", c.Quarantine), "use 24h, and at least 1s")
 	}
-	if c.Audit.Every > 0 && c.Audit.Every < time.Minute {
+	if c.Audit.Every >= 0 && c.Audit.Every < time.Minute {
 		add("audit.every", fmt.Sprintf("%s is too often: an audit reads everything there is", c.Audit.Every), "use 15m, at least 1m, or -1s for never")
+	}
+	if len(c.Notify.Command) > 0 && c.Notify.Command[0] == "" {
+		add("notify.command", "names no program", "write [PROGRAM, ARGUMENT], or leave it out")
 	}
 	if c.Notify.Webhook != "" {
 		// The address often is a secret itself and is not repeated.

@@ -109,6 +109,9 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 		}
 	}
 	tries = append(tries, registrationChecks(cfg)...)
+	if len(cfg.Notify.Command) > 0 {
+		tries = append(tries, try{"notify.command", func(context.Context) (string, error) { return "", findNotify(cfg.Notify) }})
+	}
 	if cfg.Notify.Webhook != "" {
 		tries = append(tries, try{"notify.webhook", func(ctx context.Context) (string, error) {
 			request, err := http.NewRequestWithContext(ctx, http.MethodHead, cfg.Notify.Webhook, nil)

@@ -28,6 +28,17 @@ func newNotifier(cfg config.Notify, log *slog.Logger) *notifier {
 	return &notifier{cfg: cfg, log: log, events: make(chan orchestrator.Event, 1000)}
 }
 
+// findNotify looks for the program of notify.command, so that it is missed before the first notice.
+func findNotify(n config.Notify) error {
+	if len(n.Command) == 0 {
+		return nil
+	}
+	if _, err := exec.LookPath(n.Command[0]); err != nil {
+		return orchestrator.FieldErrors{{Field: "notify.command", Problem: err.Error(), Fix: "name a program that may be executed, by its whole path, or leave it out"}}
+	}
+	return nil
+}
+
 // tell never blocks.
 func (n *notifier) tell(e orchestrator.Event) {
 	if n.cfg.Webhook == "" && len(n.cfg.Command) == 0 {

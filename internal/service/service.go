@@ -96,6 +96,9 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		return nil, err
 	}
 	s.Vault = s.vault
+	if err := findNotify(cfg.Notify); err != nil {
+		return nil, err
+	}
 	tree := templates.Open(cfg.Templates)
 	catalogue, err := loadCatalogue(cfg)
 	if err != nil {
