@@ -71,8 +71,8 @@ func (c Card) Fits(pool Pool, machine string, vm Stranger) error {
 		check.add("vm", "is busy with "+clip(vm.Busy), "wait until that has ended")
 	case len(vm.VIFs) != 1 || vm.VIFs[0].MAC != p.MAC:
 		check.add("vm.interfaces", fmt.Sprintf("are %d, and should be one with %s", len(vm.VIFs), clip(p.MAC)), "put them right, or import the VM without its tag")
-	case len(vm.Disks) == 0:
-		check.add("vm.disks", "has none", "import needs a disk")
+	case len(c.own(vm)) == 0:
+		check.add("vm.disks", "has none that carries the machine's tag", "give it back its disk, or import the VM without its tag")
 	case p.Pool != pool.ID:
 		check.add("card", "places it in pool "+clip(p.Pool), "look at the VM's other_config")
 	case !pool.Private.Prefix.Contains(p.Private):
@@ -107,6 +107,16 @@ type Adoption struct {
 	Reason  string
 }
 
+// own are the VM's disks that carry the machine's tag; another was attached by somebody and stays his.
+func (c Card) own(vm Stranger) (own []Disk) {
+	for _, d := range vm.Disks {
+		if d.Machine == c.Machine {
+			own = append(own, d)
+		}
+	}
+	return own
+}
+
 // Adopt makes the adoption of a card that fits.
 func (c Card) Adopt(vm Stranger, run string) Adoption {
 	o := c.order()
@@ -115,8 +125,9 @@ func (c Card) Adopt(vm Stranger, run string) Adoption {
 	if vm.Host != "" {
 		m.Placement.Host = vm.Host
 	}
-	m.Placement.SR = vm.Disks[0].SR
-	for _, d := range vm.Disks {
+	own := c.own(vm)
+	m.Placement.SR = own[0].SR
+	for _, d := range own {
 		m.Disks = append(m.Disks, d.UUID)
 	}
 	return Adoption{Machine: m, Order: o, Run: run}

@@ -31,7 +31,8 @@ type Hypervisor interface {
 	StartMachine(ctx context.Context, ref MachineRef, host string) (task string, err error)
 	// StopMachine shuts down cleanly, or at once when hard; task is "" when it is halted or gone already.
 	StopMachine(ctx context.Context, ref MachineRef, hard bool) (task string, err error)
-	// DestroyMachine removes the halted VM, then the given disks unless another VM uses them. Nothing is found by name.
+	// DestroyMachine removes the halted VM, then the given disks unless another VM uses them. Nothing is found by name, and a disk that is attached
+	// to the VM and not given stays.
 	DestroyMachine(ctx context.Context, ref MachineRef, disks []string) error
 	// NameMachine gives the VM the customer's name: the last touch of an install.
 	NameMachine(ctx context.Context, ref MachineRef, name string) error
@@ -91,9 +92,10 @@ type VM struct {
 
 // Disk is a VDI that is attached to a VM (CDs are left out).
 type Disk struct {
-	UUID  string
-	Bytes int64
-	SR    string
+	UUID    string
+	Bytes   int64
+	SR      string
+	Machine string // whose tag it carries itself; "" is none
 }
 
 // VIF is a network interface of a VM.

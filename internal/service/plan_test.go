@@ -63,6 +63,11 @@ func TestPoolFindings(t *testing.T) {
 		"memory":          {with(func(v *taggedVM) { v.memoryMiB = 512 }), new(machine(orchestrator.Present, "a")), false, finding("drift", "VM vm", "has 512 MiB and 2 vCPUs; its plan has 1024 and 2")},
 		"a second interface": {with(func(v *taggedVM) { v.macs = append(v.macs, "x") }), new(machine(orchestrator.Present, "a")), false,
 			finding("drift", "VM vm", "has interfaces [02:16:3e:00:00:01 x]; it should have 02:16:3e:00:00:01 alone")},
+		"somebody's disk": {with(func(v *taggedVM) { v.others = []string{"d"} }), new(machine(orchestrator.Present, "a")), false,
+			finding("drift", "VM vm", "has disk d, which is not the machine's: it stays when the machine is removed")},
+		"a snapshot": {tagged{vms: []taggedVM{good}, snapshots: []snapshot{{uuid: "s", machine: "m"}}}, new(machine(orchestrator.Present, "a")), false, nil},
+		"a snapshot of what is gone": {tagged{snapshots: []snapshot{{uuid: "s", machine: "m"}, {"d", "m", true}}}, new(machine(orchestrator.Absent, "a")), false,
+			append(finding("leak", "snapshot s", "was made of a machine that is gone, and has its data"), finding("leak", "disk snapshot d", "was made of a machine that is gone, and has its data")...)},
 		"a disk": {tagged{disks: []taggedDisk{{"d", "m"}}}, nil, false, finding("newer", "disk d", "hangs at no VM; its machine is not known to the database")},
 	} {
 		t.Run(name, func(t *testing.T) {

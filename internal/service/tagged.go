@@ -47,8 +47,9 @@ func (s *Service) poolFindings(ctx context.Context, machines map[string]orchestr
 
 // tagged is what of a pool carries our tag.
 type tagged struct {
-	vms   []taggedVM
-	disks []taggedDisk // that no VM has
+	vms       []taggedVM
+	disks     []taggedDisk // that no VM has
+	snapshots []snapshot
 }
 
 type taggedVM struct {
@@ -59,9 +60,16 @@ type taggedVM struct {
 	memoryMiB     int64
 	vcpus         int64
 	macs          []string // in the order of the devices
+	others        []string // disks that do not carry the machine's tag
 }
 
 type taggedDisk struct{ uuid, machine string }
+
+// snapshot is of a machine's VM, or of its disk alone: somebody has made it, and it has a copy of the tag.
+type snapshot struct {
+	uuid, machine string
+	disk          bool
+}
 
 func (s *Service) readTagged(ctx context.Context, pool string) (tagged, error) {
 	client, ok := s.Xapi.Client(pool)
@@ -76,6 +84,7 @@ func (s *Service) readTagged(ctx context.Context, pool string) (tagged, error) {
 		Snapshot bool              `json:"is_a_snapshot"`
 		Other    map[string]string `json:"other_config"`
 		VIFs     []string          `json:"VIFs"`
+		VBDs     []string          `json:"VBDs"`
 		Memory   int64             `json:"memory_static_max"`
 		VCPUs    int64             `json:"VCPUs_max"`
 	}
@@ -89,10 +98,14 @@ func (s *Service) readTagged(ctx context.Context, pool string) (tagged, error) {
 		VBDs     []string          `json:"VBDs"`
 		Other    map[string]string `json:"other_config"`
 	}
+	var vbds map[string]struct {
+		Type string `json:"type"`
+		VDI  string `json:"VDI"`
+	}
 	for _, class := range []struct {
 		name string
 		into any
-	}{{"VM", &vms}, {"VIF", &vifs}, {"VDI", &vdis}} {
+	}{{"VM", &vms}, {"VIF", &vifs}, {"VBD", &vbds}, {"VDI", &vdis}} {
 		if err := client.Call(ctx, class.name+".get_all_records", class.into); err != nil {
 			return tagged{}, err
 		}
@@ -110,6 +123,9 @@ func (s *Service) readTagged(ctx context.Context, pool string) (tagged, error) {
 		if m := cloneName.FindStringSubmatch(vm.Name); machine == "" && m != nil {
 			machine, clone = m[1], true
 		}
+		if of := vm.Other["slipway_machine"]; vm.Snapshot && of != "" {
+			out.snapshots = append(out.snapshots, snapshot{uuid: vm.UUID, machine: of})
+		}
 		if vm.Snapshot || machine == "" {
 			continue
 		}
@@ -118,15 +134,25 @@ func (s *Service) readTagged(ctx context.Context, pool string) (tagged, error) {
 		for _, ref := range vm.VIFs {
 			t.macs = append(t.macs, strings.ToLower(vifs[ref].MAC))
 		}
+		for _, ref := range vm.VBDs {
+			if vdi, ok := vdis[vbds[ref].VDI]; ok && vbds[ref].Type == "Disk" && own(vdi.UUID, vdi.Other) != machine {
+				t.others = append(t.others, vdi.UUID)
+			}
+		}
+		slices.Sort(t.others)
 		out.vms = append(out.vms, t)
 	}
 	for _, vdi := range vdis {
 		if machine := own(vdi.UUID, vdi.Other); machine != "" && !vdi.Snapshot && len(vdi.VBDs) == 0 {
 			out.disks = append(out.disks, taggedDisk{vdi.UUID, machine})
 		}
+		if of := vdi.Other["slipway_machine"]; vdi.Snapshot && of != "" && len(vdi.VBDs) == 0 { // that of a VM's snapshot goes with it
+			out.snapshots = append(out.snapshots, snapshot{vdi.UUID, of, true})
+		}
 	}
 	slices.SortFunc(out.vms, func(a, b taggedVM) int { return cmp.Compare(a.uuid, b.uuid) })
 	slices.SortFunc(out.disks, func(a, b taggedDisk) int { return cmp.Compare(a.uuid, b.uuid) })
+	slices.SortFunc(out.snapshots, func(a, b snapshot) int { return cmp.Compare(a.uuid, b.uuid) })
 	return out, nil
 }
 
@@ -199,6 +225,16 @@ func (t tagged) compare(pool string, machines map[string]orchestrator.Machine, b
 			say(f, "hangs at no VM; its machine is %s", m.Presence)
 		}
 	}
+	for _, s := range t.snapshots {
+		if m, known := machines[s.machine]; !known || m.Presence != orchestrator.Absent || busy[s.machine] {
+			continue
+		}
+		f := api.PoolFinding{Machine: s.machine, Object: "snapshot " + s.uuid, Kind: api.FindingLeak, Repair: "xe snapshot-uninstall uuid=" + s.uuid + " # when nobody needs it"}
+		if s.disk {
+			f.Object, f.Repair = "disk snapshot "+s.uuid, "xe vdi-destroy uuid="+s.uuid+" # when nobody needs it"
+		}
+		say(f, "was made of a machine that is gone, and has its data")
+	}
 	for _, id := range slices.Sorted(maps.Keys(machines)) {
 		if m := machines[id]; m.Presence == orchestrator.Present && m.Placement.Pool == pool && !busy[id] && seen[id] == "" {
 			say(api.PoolFinding{Machine: id, Object: "VM " + m.VM, Kind: api.FindingMissing, Repair: uninstallOrder(m)}, "should be there and is not")
@@ -219,6 +255,11 @@ func (vm taggedVM) differ(m orchestrator.Machine, drift api.PoolFinding, say fun
 		f := drift
 		f.Repair = "xe vif-list vm-uuid=" + vm.uuid + " params=uuid,device,MAC # and make it one with " + m.Placement.MAC
 		say(f, "has interfaces %v; it should have %s alone", vm.macs, m.Placement.MAC)
+	}
+	for _, disk := range vm.others {
+		f := drift
+		f.Repair = "xe vbd-list vdi-uuid=" + disk + " # and, when it should not be there: xe vbd-unplug and xe vbd-destroy of that VBD"
+		say(f, "has disk %s, which is not the machine's: it stays when the machine is removed", disk)
 	}
 	if vm.memoryMiB != int64(m.Plan.MemoryMiB) || vm.vcpus != int64(m.Plan.VCPUs) {
 		f := drift

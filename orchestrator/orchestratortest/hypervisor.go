@@ -78,9 +78,13 @@ func (w *World) observed(v *vm) orchestrator.VM {
 	if v.busy == "start" || v.busy == "stop" {
 		seen.PowerTask = v.task
 	}
+	tag := "" // the disks' marks, which this world gives and takes together with the VM's
+	if v.tagged {
+		tag = v.machine
+	}
 	for _, id := range v.disks {
 		if d := w.findDisk(id); d != nil {
-			seen.Disks = append(seen.Disks, orchestrator.Disk{UUID: d.uuid, Bytes: d.gib << 30})
+			seen.Disks = append(seen.Disks, orchestrator.Disk{UUID: d.uuid, Bytes: d.gib << 30, Machine: tag})
 		}
 	}
 	vif := orchestrator.VIF{Device: "0", MAC: v.mac, Network: v.network}

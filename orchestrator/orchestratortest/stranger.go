@@ -52,7 +52,7 @@ func (w *World) FindStranger(_ context.Context, pool, uuid string) (orchestrator
 	return s, w.pass(p, After)
 }
 
-// ClaimMachine implements orchestrator.Importer. Its parts are the tag and the disks' marks, of which this world has none.
+// ClaimMachine implements orchestrator.Importer. Its parts are the tag and the disks' marks, which are one in this world.
 func (w *World) ClaimMachine(_ context.Context, ref orchestrator.MachineRef, run string, attempt int) (orchestrator.VM, error) {
 	p, err := w.enter("ClaimMachine")
 	if err != nil {

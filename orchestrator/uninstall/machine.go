@@ -174,6 +174,7 @@ func DestroyMachine(h orchestrator.Hypervisor) act {
 		if ended == orchestrator.TaskPending || err != nil {
 			return waitForTask(s, HandleStop, "waiting for the shutdown", err)
 		}
+		var left []string
 		disks := recordedDisks(s)
 		vm, err := h.FindMachine(ctx, s.Ref())
 		switch {
@@ -186,11 +187,7 @@ func DestroyMachine(h orchestrator.Hypervisor) act {
 			// It was halted when stop_machine looked: a start whose answer was lost came late.
 			return stop(ctx, h, s, vm, true, do)
 		default:
-			for _, d := range vm.Disks {
-				if !slices.Contains(disks, d.UUID) {
-					disks = append(disks, d.UUID)
-				}
-			}
+			disks, left = ownDisks(s.Machine.ID, disks, vm)
 			if err := s.Record(ctx, handleDisks, strings.Join(disks, ",")); err != nil {
 				return orchestrator.Outcome{}, err
 			}
@@ -206,6 +203,9 @@ func DestroyMachine(h orchestrator.Hypervisor) act {
 			return orchestrator.Outcome{}, err
 		}
 		s.Machine.Presence, s.Machine.VM, s.Machine.Disks = orchestrator.Absent, "", nil
+		if len(left) > 0 {
+			return orchestrator.Finished("VM and %d disks are gone; left, for they are not the machine's: %s", len(disks), strings.Join(left, ", "))
+		}
 		return orchestrator.Finished("VM and %d disks are gone", len(disks))
 	}
 	return do
@@ -217,6 +217,23 @@ func ReleaseAddresses(_ context.Context, s *orchestrator.Step) (orchestrator.Out
 	outcome.Changes = []orchestrator.Change{orchestrator.ReleasePlacement{Quarantine: s.Estate.QuarantineOrDefault()}}
 	s.Machine.Suspension = orchestrator.Suspension{}
 	return outcome, nil
+}
+
+// ownDisks adds to the recorded disks of a machine those of its VM that carry its tag; what is left was attached by somebody. A clone that was
+// never shaped has neither: all of its disks are its own, but for those with another machine's tag.
+func ownDisks(machine string, recorded []string, vm orchestrator.VM) (own, left []string) {
+	untouched := len(recorded) == 0 && !slices.ContainsFunc(vm.Disks, func(d orchestrator.Disk) bool { return d.Machine == machine })
+	own = recorded
+	for _, d := range vm.Disks {
+		switch {
+		case slices.Contains(own, d.UUID):
+		case d.Machine == machine, d.Machine == "" && untouched:
+			own = append(own, d.UUID)
+		default:
+			left = append(left, d.UUID)
+		}
+	}
+	return own, left
 }
 
 func recordedDisks(s *orchestrator.Step) []string {

@@ -804,10 +804,7 @@ func TestDiskThatAnotherVMUsesStays(t *testing.T) {
 	first := w.shape(t, one, w.clone(t, one).UUID)
 	second := w.shape(t, two, w.clone(t, two).UUID)
 	disk := w.ref(t, "VDI", first.Disks[0].UUID)
-	w.call(t, "VBD.create", nil, map[string]any{
-		"VM": w.ref(t, "VM", second.UUID), "VDI": disk, "userdevice": "5", "bootable": false, "mode": "RW", "type": "Disk", "empty": false,
-		"unpluggable": true, "other_config": map[string]string{}, "qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
-	})
+	w.attach(t, second.UUID, "5", disk)
 	ref := one.MachineRef
 	ref.VM = first.UUID
 	if err := w.DestroyMachine(t.Context(), ref, []string{first.Disks[0].UUID}); err != nil {
@@ -815,6 +812,90 @@ func TestDiskThatAnotherVMUsesStays(t *testing.T) {
 	}
 	var uuid string
 	w.call(t, "VDI.get_uuid", &uuid, disk)
+}
+
+// disk makes a disk that slipway knows nothing of.
+func (w *world) disk(t *testing.T, tags map[string]string) (ref xapi.Ref, uuid string) {
+	t.Helper()
+	w.call(t, "VDI.create", &ref, map[string]any{"name_label": "data", "name_description": "", "SR": w.ref(t, "SR", w.sr), "virtual_size": "1048576", "type": "user",
+		"sharable": false, "read_only": false, "other_config": tags, "xenstore_data": map[string]string{}, "sm_config": map[string]string{}, "tags": []string{}})
+	w.call(t, "VDI.get_uuid", &uuid, ref)
+	return ref, uuid
+}
+
+// attach hangs a disk to a VM, as somebody may who gives it more room or rescues another machine.
+func (w *world) attach(t *testing.T, vm, device string, disk xapi.Ref) {
+	t.Helper()
+	w.call(t, "VBD.create", nil, map[string]any{
+		"VM": w.ref(t, "VM", vm), "VDI": disk, "userdevice": device, "bootable": false, "mode": "RW", "type": "Disk", "empty": false,
+		"unpluggable": true, "other_config": map[string]string{}, "qos_algorithm_type": "", "qos_algorithm_params": map[string]string{},
+	})
+}
+
+// Disks that somebody has attached to a machine outlive it, whoever removes it and whatever is known of its own ones; and they never get its tag.
+func TestSomebodysDisksOutliveTheMachine(t *testing.T) {
+	const other = "11111111-2222-4333-8444-555555555555"
+	for _, c := range []struct {
+		name   string
+		shaped bool // else it is a clone that never came so far, and untagged disks are its own
+		remove func(t *testing.T, w *world, ref orchestrator.MachineRef, own, theirs string) error
+	}{
+		{"by its record", true, func(t *testing.T, w *world, ref orchestrator.MachineRef, own, theirs string) error {
+			return w.DestroyMachine(t.Context(), ref, []string{own})
+		}},
+		{"by its record, which has gone wrong", true, func(t *testing.T, w *world, ref orchestrator.MachineRef, own, theirs string) error {
+			err := w.DestroyMachine(t.Context(), ref, []string{own, theirs})
+			if orchestrator.KindOf(err) != orchestrator.Permanent || !strings.Contains(err.Error(), other) {
+				t.Errorf("a record with another machine's disk: %v", err)
+			}
+			return w.DestroyMachine(t.Context(), ref, []string{own})
+		}},
+		{"as a stray", true, func(t *testing.T, w *world, ref orchestrator.MachineRef, _, _ string) error {
+			_, err := w.RemoveStrays(t.Context(), ref.Pool, map[string]string{ref.Machine: ""})
+			return err
+		}},
+		{"as a stray that was never shaped", false, func(t *testing.T, w *world, ref orchestrator.MachineRef, _, _ string) error {
+			_, err := w.RemoveStrays(t.Context(), ref.Pool, map[string]string{ref.Machine: ""})
+			return err
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := open(t, sim.Config{})
+			spec := w.spec(1, 1)
+			vm := w.clone(t, spec)
+			before := w.count(t, "VDI") - len(vm.Disks)
+			if c.shaped {
+				vm = w.shape(t, spec, vm.UUID)
+			}
+			ref := spec.MachineRef
+			ref.VM = vm.UUID
+			theirs, theirID := w.disk(t, map[string]string{})
+			w.call(t, "VDI.add_to_other_config", nil, theirs, "slipway_machine", other)
+			w.call(t, "VDI.add_to_other_config", nil, theirs, "slipway_self", theirID)
+			w.attach(t, vm.UUID, "5", theirs)
+			kept := map[xapi.Ref]string{theirs: other}
+			if c.shaped {
+				data, _ := w.disk(t, map[string]string{})
+				w.attach(t, vm.UUID, "6", data)
+				kept[data] = ""
+			}
+			if err := c.remove(t, w, ref, vm.Disks[0].UUID, theirID); err != nil {
+				t.Fatal(err)
+			}
+			for disk, tag := range kept {
+				var config map[string]string
+				if w.call(t, "VDI.get_other_config", &config, disk); config["slipway_machine"] != tag {
+					t.Errorf("a disk of somebody's has the tag %q, had %q", config["slipway_machine"], tag)
+				}
+			}
+			if n := w.count(t, "VDI"); n != before+len(kept) {
+				t.Errorf("%d disks are there, want %d and %d of somebody's", n, before, len(kept))
+			}
+			if n := len(w.vms(t)); n != 0 {
+				t.Errorf("%d VMs are left", n)
+			}
+		})
+	}
 }
 
 func TestDeathBetweenVMAndDisksLeaksNothing(t *testing.T) {

@@ -3,19 +3,20 @@ package xapi
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"slipway/orchestrator"
 )
 
 // DestroyMachine implements orchestrator.Hypervisor. xapi keeps the disks of a VM that it destroys, so the caller records them first and
-// names them here. Disks that carry the machine's tag and are attached nowhere go as well: a crash between VM and disks may have left
-// them. So do other attempts' halted VMs of the machine.
+// names them here; another one, which somebody has attached, is not the machine's and stays. Disks that carry the machine's tag and are attached
+// nowhere go as well: a crash between VM and disks may have left them. So do other attempts' halted VMs of the machine.
 func (b *Backend) DestroyMachine(ctx context.Context, ref orchestrator.MachineRef, disks []string) error {
 	p, err := b.refPool("DestroyMachine", ref)
 	if err != nil {
 		return err
 	}
-	if err := p.destroyVM(ctx, ref); err != nil {
+	if err := p.destroyVM(ctx, ref, disks); err != nil {
 		return err
 	}
 	left, err := p.removeSiblings(ctx, ref.Machine, ref.VM)
@@ -35,7 +36,7 @@ func (b *Backend) DestroyMachine(ctx context.Context, ref orchestrator.MachineRe
 	return p.sweepDisks(ctx, ref.Machine)
 }
 
-func (p *pool) destroyVM(ctx context.Context, ref orchestrator.MachineRef) error {
+func (p *pool) destroyVM(ctx context.Context, ref orchestrator.MachineRef, disks []string) error {
 	if ref.VM == "" {
 		return nil
 	}
@@ -54,6 +55,9 @@ func (p *pool) destroyVM(ctx context.Context, ref orchestrator.MachineRef) error
 		return err
 	}
 	for _, d := range attached { // a machine that was never shaped has untagged disks
+		if !slices.Contains(disks, d.rec.UUID) {
+			continue
+		}
 		if err := p.tagDisk(ctx, d, ref.Machine); err != nil && !HasCode(err, codeHandleInvalid) {
 			return err
 		}
@@ -79,7 +83,7 @@ func (p *pool) destroyRecorded(ctx context.Context, uuid, machine string) error 
 	if gone, err := p.read(ctx, "VDI.get_record", &rec, ref); err != nil || gone {
 		return err
 	}
-	if other := rec.OtherConfig[keyMachine]; other != machine && other != "" && rec.OtherConfig[keySelf] == rec.UUID {
+	if other := rec.owner(); other != machine && other != "" {
 		return orchestrator.Errorf("xapi.DestroyMachine", orchestrator.Permanent, "disk %s carries the tag of machine %s: it is not touched", uuid, printable(other))
 	}
 	return p.destroyDisk(ctx, ref, uuid)
@@ -117,14 +121,17 @@ func (p *pool) sweepDisks(ctx context.Context, machine string) error {
 	}
 	var errs []error
 	for ref, rec := range all {
-		if rec.ownedBy(machine) && len(rec.VBDs) == 0 {
+		if machine == rec.owner() && len(rec.VBDs) == 0 {
 			errs = append(errs, p.destroyDisk(ctx, ref, rec.UUID))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// ownedBy reports whether the disk itself carries the machine's tag; a snapshot or copy carries it beside another uuid.
-func (r vdiRecord) ownedBy(machine string) bool {
-	return r.OtherConfig[keyMachine] == machine && r.OtherConfig[keySelf] == r.UUID && !r.Snapshot
+// owner is the machine whose tag the disk itself carries, "" for none; a snapshot or copy carries it beside another uuid.
+func (r vdiRecord) owner() string {
+	if r.Snapshot || r.OtherConfig[keySelf] != r.UUID {
+		return ""
+	}
+	return r.OtherConfig[keyMachine]
 }

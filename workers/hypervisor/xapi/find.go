@@ -135,13 +135,14 @@ func (p *pool) removeExtra(ctx context.Context, extra candidate) (removed bool, 
 	return true, p.remove(ctx, extra.ref, extra.rec, extra.tag.machine)
 }
 
-// remove destroys a halted VM of ours with its disks. The disks are tagged first: a crash between VM and disks leaves them findable, and
+// remove destroys a halted VM of ours with its own disks. They are tagged first: a crash between VM and disks leaves them findable, and
 // DestroyMachine sweeps them.
 func (p *pool) remove(ctx context.Context, vm Ref, rec vmRecord, machine string) error {
-	disks, err := p.disks(ctx, rec)
+	attached, err := p.disks(ctx, rec)
 	if err != nil {
 		return err
 	}
+	disks := ownDisks(attached, machine)
 	for _, d := range disks {
 		if err := p.tagDisk(ctx, d, machine); err != nil && !HasCode(err, codeHandleInvalid) {
 			return err
@@ -155,4 +156,14 @@ func (p *pool) remove(ctx context.Context, vm Ref, rec vmRecord, machine string)
 		errs = append(errs, p.destroyDisk(ctx, d.ref, d.rec.UUID))
 	}
 	return errors.Join(errs...)
+}
+
+// ownDisks are the disks that came with a clone: those with the machine's tag, and as long as none has it all that have no tag, for shaping
+// gives it to every one. Another was attached by somebody, and is not ours to destroy.
+func ownDisks(attached []disk, machine string) []disk {
+	tagged := slices.ContainsFunc(attached, func(d disk) bool { return d.rec.owner() == machine })
+	return slices.DeleteFunc(slices.Clone(attached), func(d disk) bool {
+		owner := d.rec.owner()
+		return owner != machine && (owner != "" || tagged)
+	})
 }

@@ -193,7 +193,7 @@ func (p *pool) usable(sr srRecord) bool {
 
 // ourDisk: tagged. A clone's disk counts as others' until ShapeMachine tags it, which errs on the safe side.
 func (w whole) ourDisk(vdi vdiRecord) bool {
-	return vdi.OtherConfig[keyMachine] != "" && vdi.ownedBy(vdi.OtherConfig[keyMachine])
+	return vdi.owner() != ""
 }
 
 func (p *pool) imageInventory(ctx context.Context, w whole) map[string]string {

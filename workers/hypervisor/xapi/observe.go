@@ -96,7 +96,7 @@ func (p *pool) observe(ctx context.Context, rec vmRecord) (orchestrator.VM, erro
 		if err != nil {
 			return orchestrator.VM{}, err
 		}
-		out.Disks = append(out.Disks, orchestrator.Disk{UUID: d.rec.UUID, Bytes: d.rec.Size, SR: sr})
+		out.Disks = append(out.Disks, orchestrator.Disk{UUID: d.rec.UUID, Bytes: d.rec.Size, SR: sr, Machine: d.rec.owner()})
 	}
 	addresses := map[string][]netip.Addr{}
 	if rec.Power == "Running" {

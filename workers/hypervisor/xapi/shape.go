@@ -223,8 +223,11 @@ func (s *shaping) disk(ctx context.Context) error {
 	return nil
 }
 
-// tagDisk marks a disk as the machine's, so that it can be told from others' when its VM is gone.
+// tagDisk marks a disk as the machine's, so that it can be told from others' when its VM is gone. One that is another machine's stays that.
 func (p *pool) tagDisk(ctx context.Context, d disk, machine string) error {
+	if other := d.rec.owner(); other != machine && other != "" {
+		return orchestrator.Errorf("xapi", orchestrator.Permanent, "disk %s carries the tag of machine %s: it is not touched", d.rec.UUID, printable(other))
+	}
 	for _, kv := range [][2]string{{keySelf, d.rec.UUID}, {keyMachine, machine}} {
 		if err := p.setOther(ctx, "VDI", d.ref, d.rec.OtherConfig, kv[0], kv[1]); err != nil {
 			return err
