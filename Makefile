@@ -44,7 +44,7 @@ FLOOD ?= 100000
 flood: ## FLOOD (100,000) orders at once from one tenant on a real RabbitMQ, and another tenant's order behind them (root)
 	SLIPWAY_FLOOD=$(FLOOD) $(GO) test ./e2e -run TestFloodFromOneTenant -v -count 1 -timeout 30m
 
-bench: ## durable steps per second, commits and round trips per step, restarts per burst
+bench: ## durable steps per second, commits and round trips per step, restarts per burst, the console gateway beside a direct connection
 	scripts/bench.sh
 
 lint: ## format, vet, staticcheck

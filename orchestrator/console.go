@@ -22,7 +22,7 @@ var ErrDisplayPlace = errors.New("the pool names no usable place for the screen"
 // Display opens the screens of machines.
 type Display interface {
 	// OpenDisplay connects to the screen of a running machine on the host where it is at this moment. The connection carries RFB
-	// (RFC 6143) from its first byte on; the caller closes it. It breaks when the machine stops, restarts or moves: open it again then.
+	// (RFC 6143) from its first byte on, and can be read on after a read deadline passed; the caller closes it. It breaks when the machine stops, restarts or moves: open it again then.
 	// Kinds: Transient with ErrNotRunning while the machine is off or with ErrDisplayPlace, Transient when its host does not answer,
 	// Permanent when the VM is not the machine's.
 	OpenDisplay(ctx context.Context, ref MachineRef) (net.Conn, error)

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Measures durable steps on both stores, on this machine's disk, and prints a table. Counts are exact; times are this machine's, today.
+# Measures durable steps on both stores, on this machine's disk, and the console gateway beside a direct connection, and prints a table. Counts
+# are exact; times are this machine's, today.
 # PostgreSQL is a private instance with fsync on; where it is not installed its rows are left out and that is said.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,8 +27,8 @@ table() {
       print line; fflush()
     }'
 }
-run() { # run PATTERN BENCHTIME
-  go test -run '^$' -bench "$1" -benchtime "$2" -timeout 20m ./bench | tee "$raw" | table
+run() { # run PATTERN BENCHTIME [PACKAGE]
+  go test -run '^$' -bench "$1" -benchtime "$2" -timeout 20m "${3:-./bench}" | tee "$raw" | table
   if grep -q '^--- FAIL\|^FAIL' "$raw"; then
     cat "$raw" >&2
     exit 1
@@ -36,6 +37,7 @@ run() { # run PATTERN BENCHTIME
 run '^BenchmarkSteps$' "${SLIPWAY_BENCH_TIME:-2s}"
 run '^BenchmarkWaiting$' 1x
 run '^BenchmarkBurst$' 1x
+run '^Benchmark(Picture|QEMU|Key|Idle)$' 1x ./workers/console/gateway
 
 if [ -s "$left_out" ]; then
   echo

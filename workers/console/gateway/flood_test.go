@@ -90,7 +90,7 @@ func newFlooded(t *testing.T, display orchestrator.Display, limits gateway.Limit
 	return newBefore(t, display, func(c *gateway.Config) { c.Limits = limits })
 }
 
-func until(t *testing.T, what string, is func() bool) {
+func until(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(60 * time.Second)
 	tick := time.NewTicker(10 * time.Millisecond)

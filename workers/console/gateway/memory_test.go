@@ -2,14 +2,20 @@ package gateway_test
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"slipway/orchestrator"
 	"slipway/orchestrator/orchestratortest"
@@ -86,39 +92,56 @@ func (s *oneMachine) FindMachine(ctx context.Context, what string) (orchestrator
 
 func (s *oneMachine) RecordAct(context.Context, string, string, string, string) error { return nil }
 
-// source is a display over TCP that echoes, or, told T and a number of MiB, sends so much of its picture.
+// source is a display inside TLS.
 type source struct {
 	net.Listener
-	serving sync.WaitGroup
+	settings *tls.Config // of a server
+	serving  sync.WaitGroup
 }
 
-func newSource(tb testing.TB) *source {
+// newSource is a display that echoes, or, told T, a number of MiB in 3 bytes and one of bytes in 4, at most 64 KiB, sends so much of its
+// picture; at most pace bytes a second if there is one.
+func newSource(tb testing.TB, pace int) *source {
+	return serveDisplay(tb, pace, showPicture)
+}
+
+// serveDisplay has each connection's display shown.
+func serveDisplay(tb testing.TB, pace int, show func(net.Conn) error) *source {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	certified := httptest.NewTLSServer(nil)
+	certified.Close()
+	control := func(_, _ string, conn syscall.RawConn) (err error) {
+		if pace > 0 {
+			_ = conn.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, pace) })
+		}
+		return err
+	}
+	l, err := (&net.ListenConfig{Control: control}).Listen(context.Background(), "tcp", "127.0.0.1:0") // what it accepts is paced like it
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := &source{Listener: l}
+	s := &source{settings: &tls.Config{Certificates: certified.TLS.Certificates}} //nolint:gosec // the default is 1.2 at least
+	s.Listener = tls.NewListener(l, s.settings)
 	s.serving.Go(func() {
 		for {
-			conn, err := l.Accept()
+			conn, err := s.Accept()
 			if err != nil {
 				return
 			}
 			s.serving.Go(func() {
 				defer conn.Close()
-				_ = s.show(conn)
+				_ = show(conn)
 			})
 		}
 	})
 	tb.Cleanup(func() {
-		_ = l.Close()
+		_ = s.Close()
 		s.serving.Wait()
 	})
 	return s
 }
 
-func (s *source) show(conn net.Conn) error {
+func showPicture(conn net.Conn) error {
 	v, err := rfb.Greet(context.Background(), conn, rfb.None)
 	if err == nil {
 		err = v.Admit(context.Background(), rfb.ServerInit{Width: 64, Height: 48})
@@ -143,6 +166,9 @@ func (s *source) show(conn net.Conn) error {
 				return err
 			}
 		}
+		if _, err := conn.Write(picture[:binary.BigEndian.Uint32(message[4:])]); err != nil {
+			return err
+		}
 	}
 }
 
@@ -150,7 +176,7 @@ func (s *source) show(conn net.Conn) error {
 const smallMessage = 8
 
 func (s *source) OpenDisplay(ctx context.Context, _ orchestrator.MachineRef) (net.Conn, error) {
-	return (&net.Dialer{}).DialContext(ctx, "tcp", s.Addr().String())
+	return (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", s.Addr().String()) //nolint:gosec // nobody is between
 }
 
 // before is a gateway that stands before a display, at two listeners.
@@ -178,6 +204,12 @@ func newBefore(tb testing.TB, display orchestrator.Display, change ...func(*gate
 	if b.gateway, err = gateway.New(cfg); err != nil {
 		tb.Fatal(err)
 	}
+	b.serve(tb, web, vnc)
+	return b
+}
+
+// serve has the gateway serve two listeners until the test's end.
+func (b *before) serve(tb testing.TB, web, vnc net.Listener) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -194,7 +226,20 @@ func newBefore(tb testing.TB, display orchestrator.Display, change ...func(*gate
 		cancel()
 		serving.Wait()
 	})
-	return b
+}
+
+// secured serves two more listeners, inside TLS, and returns their addresses.
+func (b *before) secured(tb testing.TB, settings *tls.Config) (web, vnc string) {
+	tb.Helper()
+	var listeners [2]net.Listener
+	for i := range listeners {
+		var err error
+		if listeners[i], err = tls.Listen("tcp", "127.0.0.1:0", settings); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	b.serve(tb, listeners[0], listeners[1])
+	return listeners[0].Addr().String(), listeners[1].Addr().String()
 }
 
 // pass is the cookie of a session.

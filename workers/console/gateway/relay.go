@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,8 @@ const (
 	idleBuffer   = 4 << 10 // each way of a console that nobody touches
 	busyBuffer   = 64 << 10
 	writeTimeout = time.Minute // a viewer that takes nothing for that long has gone
+	fullRecord   = 16 << 10    // the most that one read of a TLS connection gives (RFC 8446, section 5.1)
+	gatherTime   = time.Millisecond
 )
 
 var (
@@ -131,7 +134,7 @@ func (g *Gateway) relay(ctx context.Context, conn, display net.Conn, who viewer)
 	}
 	var work sync.WaitGroup
 	work.Go(func() {
-		if read, _ := pass(conn, display); read != nil {
+		if read, _ := pass(conn, gathered{display}); read != nil {
 			end(errEnded)
 		}
 		end(nil)
@@ -193,6 +196,26 @@ func pass(to, from net.Conn) (read, write error) {
 			b = make([]byte, 4*n)
 		}
 	}
+}
+
+// gathered is a display that is read in pieces as large as the buffer: a full record is followed by more of a large picture, and that is
+// waited for a moment, since a frame to the viewer for each record takes half as much CPU again. What is less than a record, such as a
+// key's echo or a picture's end, waits for nothing.
+type gathered struct{ net.Conn }
+
+func (g gathered) Read(b []byte) (int, error) {
+	n, err := g.Conn.Read(b)
+	if err != nil || n < fullRecord || n == len(b) {
+		return n, err
+	}
+	err = g.SetReadDeadline(time.Now().Add(gatherTime))
+	for last := n; err == nil && last >= fullRecord && n < len(b); n += last {
+		last, err = g.Conn.Read(b[n:])
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) { // nothing more for now; also a TLS connection can be read on after that
+		err = nil
+	}
+	return n, errors.Join(err, g.SetReadDeadline(time.Time{}))
 }
 
 // words are what a VNC viewer shows its user; the page has its own.
