@@ -2,16 +2,19 @@ package qemu_test
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"image"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"go.uber.org/goleak"
 
 	"slipway/internal/guestimage"
@@ -39,11 +42,12 @@ const bootLimit = 5 * time.Minute
 
 // site is a pool whose guests are real, on a bridge with a real DHCP server.
 type site struct {
-	t      *testing.T
-	ns     *testnet.Namespace
-	hv     *qemu.Hypervisor
-	client *xapi.Client
-	dir    string
+	t       *testing.T
+	ns      *testnet.Namespace
+	hv      *qemu.Hypervisor
+	client  *xapi.Client
+	address string // the pool's
+	dir     string
 }
 
 func newSite(t *testing.T, images map[string]string) *site {
@@ -77,7 +81,8 @@ func newSite(t *testing.T, images map[string]string) *site {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- pool.Serve(ctx, listener, &cert) }()
-	s.client, err = xapi.New(xapi.Config{Addresses: []string{"https://" + listener.Addr().String()}, User: "root", Password: orchestrator.NewSecret("secret"), PinSHA256: []string{pin}})
+	s.address = listener.Addr().String()
+	s.client, err = xapi.New(xapi.Config{Addresses: []string{"https://" + s.address}, User: "root", Password: orchestrator.NewSecret("secret"), PinSHA256: []string{pin}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,15 +196,20 @@ func (s *site) answers(address string, limit time.Duration) (ok bool) {
 	return ok
 }
 
-// screen opens a VM's console through CONNECT.
+// screen opens a VM's console at the pool, by a WebSocket.
 func (s *site) screen(vm xapi.Ref) (*rfb.Screen, net.Conn) {
 	s.t.Helper()
 	var uuid string
 	s.call(&uuid, "VM.get_uuid", vm)
-	conn, err := s.hv.Console(s.t.Context(), uuid)
+	ctx := s.t.Context()
+	ws, _, err := websocket.Dial(ctx, "wss://root:secret@"+s.address+"/console?uuid="+uuid, &websocket.DialOptions{
+		HTTPClient:   &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}, //nolint:gosec // our own
+		Subprotocols: []string{"binary"},
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	conn := websocket.NetConn(ctx, ws, websocket.MessageBinary)
 	screen, err := rfb.OpenScreen(s.t.Context(), conn, orchestrator.Secret{})
 	if err != nil {
 		s.t.Fatal(err)

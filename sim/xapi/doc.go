@@ -10,7 +10,7 @@
 // # What it is not
 //
 // Messages of the datamodel that are neither generated from a field nor simulated answer NOT_IMPLEMENTED. Of export, import and
-// raw disk transfer only the refusals are there; migration between pools, RBAC and WebSocket consoles are not there. Storage follows the bookkeeping driver of the recordings: a
+// raw disk transfer only the refusals are there; migration between pools and RBAC are not there. Storage follows the bookkeeping driver of the recordings: a
 // clone counts with its whole size, a full SR is SR_BACKEND_FAILURE_44. A member that is not the master answers HOST_IS_SLAVE to every call
 // with a session; the real one forwards some.
 //

@@ -16,7 +16,7 @@ const bodyMost = 2 << 20
 const serverPage = "<html><body><h1>HTTP 500 internal server error</h1>An unexpected error occurred; please wait a while and try again. " +
 	"If the problem persists, please contact your support representative.<h1> Additional information </h1>%s</body></html>"
 
-// Handler answers as the pool's master: JSON-RPC on /jsonrpc, XML-RPC by POST to any other path, the console by CONNECT.
+// Handler answers as the pool's master: JSON-RPC on /jsonrpc, XML-RPC by POST to any other path, the console by CONNECT and by WebSocket.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.route(w, r, s.dispatch) })
 }
@@ -54,7 +54,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, answer func(conte
 	case http.MethodPost:
 		s.rpc(w, r, answer)
 	case http.MethodConnect:
-		s.connect(w, r)
+		s.console(w, r)
 	case http.MethodOptions:
 		h := w.Header()
 		h.Set("Cache-Control", "no-cache, no-store")
@@ -71,10 +71,8 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, answer func(conte
 		if s.bulk(w, r) {
 			return
 		}
-		if r.URL.Path == "/console" { // a WebSocket needs a newer xapi
-			w.Header().Set("Cache-Control", "no-cache, no-store")
-			w.Header().Set("Connection", "close")
-			w.WriteHeader(http.StatusNotImplemented)
+		if r.URL.Path == "/console" && r.Method == http.MethodGet {
+			s.console(w, r)
 			return
 		}
 		page(w, http.StatusForbidden, "<html><body><h1>HTTP 403 forbidden</h1>Access to the requested resource is forbidden.</body></html>")

@@ -114,7 +114,8 @@ type Server struct {
 	holding   map[string]int
 	delays    map[string]time.Duration
 	faults    []*armedFault
-	calls     map[string]int // per method, for Calls
+	calls     map[string]int         // per method, for Calls
+	screens   map[chan struct{}]stay // open consoles, by what is closed when they end
 	domid     int64
 	booting   map[*object]bool // VMs that have a host but do not run yet
 	rebooting map[*object]bool // VMs whose real guest ends in order to start again
@@ -145,7 +146,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, now: cfg.Now,
 		db: newDatabase(model, cfg.Seed), sessions: map[string]*session{}, waiters: map[*waiter]bool{},
-		changed: make(chan struct{}), holds: map[string]chan struct{}{}, holding: map[string]int{}, delays: map[string]time.Duration{}, calls: map[string]int{}, booting: map[*object]bool{}, rebooting: map[*object]bool{},
+		changed: make(chan struct{}), holds: map[string]chan struct{}{}, holding: map[string]int{}, delays: map[string]time.Duration{}, calls: map[string]int{}, screens: map[chan struct{}]stay{}, booting: map[*object]bool{}, rebooting: map[*object]bool{},
 	}
 	for name, h := range handlers() {
 		msg := model.messages[name]
@@ -318,6 +319,7 @@ func (s *Server) unlock() {
 				}
 			}
 		}
+		s.endScreens()
 		clear(s.db.dirty)
 	}
 	s.mu.Unlock()
