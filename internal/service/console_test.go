@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -108,8 +110,8 @@ const (
 	phaseOver = `document.body.dataset.phase === "over"`
 )
 
-// TestConsoleInABrowser: a customer opens a link, sees the screen and types; the link opens nothing a second time; a screen that went away
-// comes back by itself; and a revoked console says so.
+// TestConsoleInABrowser: a customer opens a link, sees the screen and types; the link opens nothing a second time; a screen that went away,
+// by a restart or a migration, comes back by itself; and a revoked console says so.
 func TestConsoleInABrowser(t *testing.T) {
 	s, client, machine := finished(t)
 	first := link(t, client, machine, api.ConsoleAsk{User: "ann"})
@@ -184,10 +186,21 @@ func TestConsoleInABrowser(t *testing.T) {
 	until(t, "a new link in the same tab is tried, and is for another address", says("another address"))
 
 	vm := reference(t, s, machine)
-	if err := s.Call(t.Context(), 0, nil, "VM.hard_reboot", vm); err != nil {
-		t.Fatal(err)
+	const sessions = `performance.getEntriesByName(new URL("session", location.href).href).length` // the page asks once for each connection
+	for _, goes := range []struct {
+		what, method string
+		args         []any
+	}{
+		{"a restart of the machine", "VM.hard_reboot", []any{vm}},
+		{"a migration", "VM.pool_migrate", []any{vm, otherHost(t, s, vm), map[string]string{}}},
+	} {
+		var before int
+		run("before "+goes.what, chromedp.Evaluate(sessions, &before))
+		if err := s.Call(t.Context(), 0, nil, goes.method, goes.args...); err != nil {
+			t.Fatal(err)
+		}
+		run("after "+goes.what, poll(fmt.Sprintf("%s > %d", sessions, before)), poll(phaseOpen), poll(painted))
 	}
-	run("after a restart of the machine", poll(`performance.getEntriesByName(new URL("session", location.href).href).length > 1`), poll(phaseOpen), poll(painted))
 
 	if err := client.Delete(t.Context(), "/v1/console/"+machine, api.Act{Yes: true, Reason: "the customer left"}, nil); err != nil {
 		t.Fatal(err)
@@ -213,6 +226,23 @@ func reference(t *testing.T, s *demo.Site, machine string) string {
 		}
 	}
 	t.Fatalf("machine %s has no VM", machine)
+	return ""
+}
+
+// otherHost is one where a VM is not.
+func otherHost(t *testing.T, s *demo.Site, vm string) string {
+	t.Helper()
+	var at string
+	var hosts []string
+	if err := errors.Join(s.Call(t.Context(), 0, &at, "VM.get_resident_on", vm), s.Call(t.Context(), 0, &hosts, "host.get_all")); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range hosts {
+		if h != at {
+			return h
+		}
+	}
+	t.Fatal("the pool has one host")
 	return ""
 }
 
