@@ -24,13 +24,14 @@ type Engine struct {
 	estate    *Estate
 	commit    func(context.Context, Commit) CommitResult
 	attempts  func(context.Context, string) ([]Attempt, error)
+	console   func(context.Context, Placement) string
 	actor     string
 	gate      Gate
 	guard     Guard
 	log       *slog.Logger
 }
 
-// EngineConfig is what an Engine needs; all fields but Attempts, Gate and Guard are required.
+// EngineConfig is what an Engine needs; all fields but Attempts, ConsoleAddress, Gate and Guard are required.
 type EngineConfig struct {
 	Processes []*Process
 	Estate    *Estate
@@ -39,15 +40,17 @@ type EngineConfig struct {
 	// Attempts reads a machine's journal, oldest first: Operators.Attempts. A way back is held against it, in case that the table was another one
 	// when the run came its way; nil trusts that it was this one.
 	Attempts func(ctx context.Context, machine string) ([]Attempt, error)
-	Actor    string // names this worker in the journal
-	Gate     Gate   // what is held; nil is nothing
-	Guard    Guard  // how many may begin; nil is any number
-	Log      *slog.Logger
+	// ConsoleAddress is the host at which customers reach a placement's console port now, "" when nobody knows; events have it beside the port.
+	ConsoleAddress func(context.Context, Placement) string
+	Actor          string // names this worker in the journal
+	Gate           Gate   // what is held; nil is nothing
+	Guard          Guard  // how many may begin; nil is any number
+	Log            *slog.Logger
 }
 
 // NewEngine checks the tables.
 func NewEngine(c EngineConfig) (*Engine, error) {
-	e := &Engine{processes: map[string]*Process{}, estate: c.Estate, commit: c.Commit, attempts: c.Attempts, actor: c.Actor, gate: c.Gate, guard: c.Guard, log: c.Log}
+	e := &Engine{processes: map[string]*Process{}, estate: c.Estate, commit: c.Commit, attempts: c.Attempts, console: c.ConsoleAddress, actor: c.Actor, gate: c.Gate, guard: c.Guard, log: c.Log}
 	for _, p := range c.Processes {
 		if err := p.Validate(); err != nil {
 			return nil, err
@@ -249,10 +252,11 @@ func (t *tick) advance(ctx context.Context, s *Step, outcome Outcome, how string
 	next, more := t.process.RowFrom(state)
 	if !more {
 		c.end(StatusDone, "")
+		address := t.consoleAddress(ctx, machine.Placement)
 		if t.process.Tells != "" {
-			c.Events = append(c.Events, t.event(t.process.Tells, &c.Run, &machine, EventData{Message: outcome.Summary}))
+			c.Events = append(c.Events, t.event(t.process.Tells, &c.Run, &machine, EventData{Message: outcome.Summary, ConsoleAddress: address}))
 		}
-		c.Events = append(c.Events, t.event(EventDone, &c.Run, &machine, EventData{}))
+		c.Events = append(c.Events, t.event(EventDone, &c.Run, &machine, EventData{ConsoleAddress: address}))
 		c.Machine = &machine
 		return t.settle(ctx, s, c)
 	}
@@ -553,6 +557,13 @@ func (t *tick) event(typ string, run *Run, machine *Machine, data EventData) Eve
 		}
 	}
 	return NewEvent(typ, t.now, data)
+}
+
+func (t *tick) consoleAddress(ctx context.Context, p Placement) string {
+	if t.console == nil || p.ConsolePort == 0 {
+		return ""
+	}
+	return t.console(ctx, p)
 }
 
 // save commits and brings held up to date. more is false when the lease was given back.

@@ -72,6 +72,7 @@ func (b *bench) tick() (more bool, err error) {
 	}
 	engine, err := orchestrator.NewEngine(orchestrator.EngineConfig{
 		Processes: []*orchestrator.Process{b.process}, Estate: &orchestrator.Estate{}, Commit: b.commit, Attempts: attempts, Actor: "w", Gate: b.gate, Guard: b.guard, Log: slog.New(slog.DiscardHandler),
+		ConsoleAddress: func(_ context.Context, p orchestrator.Placement) string { return p.Console + ".example.net" },
 	})
 	if err != nil {
 		b.Fatal(err)
@@ -132,6 +133,26 @@ func failWith(err error) act {
 }
 
 func kind(k orchestrator.Kind) error { return orchestrator.Errorf("world", k, "why") }
+
+// TestEventsNameTheConsole: the last events of a run have the console's address beside its port, the others neither.
+func TestEventsNameTheConsole(t *testing.T) {
+	b := newBench(t, false, orchestrator.Row{Do: done}, orchestrator.Row{Do: done})
+	b.process.Tells = orchestrator.EventReconfigured
+	b.claim.Machine.Placement = orchestrator.Placement{Console: "xvp", ConsolePort: 20000}
+	b.drive()
+	const address = `"console_port":20000,"console_address":"xvp.example.net"`
+	for _, c := range b.commits {
+		for _, e := range c.Events {
+			last := e.Type == orchestrator.EventReconfigured || e.Type == orchestrator.EventDone
+			if strings.Contains(string(e.Data), address) != last {
+				t.Errorf("%s: %s", e.Type, e.Data)
+			}
+		}
+	}
+	if got := types(b.last()); !slices.Contains(got, "run.done") || !slices.Contains(got, "machine.reconfigured") {
+		t.Errorf("the last commit has %v", got)
+	}
+}
 
 func TestKindDecides(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -59,6 +59,8 @@ type EventData struct {
 	Source      string   `json:"order_source"`
 	OrderID     string   `json:"order_id"`
 	ConsolePort uint16   `json:"console_port,omitempty"`
+	// ConsoleAddress is where customers reach ConsolePort, a name or an address; "" when no member of the console group was given one.
+	ConsoleAddress string `json:"console_address,omitempty"`
 	// ConsoleAge is the machine's console password: an armored age file, encrypted to its SSH keys, and never the password itself.
 	ConsoleAge string `json:"console_password_age,omitempty"`
 	// slipway.console.issued: the page that the panel's token opens, behind a #, and until when.

@@ -84,7 +84,7 @@ def main():
 def line(event):
     data = event["data"]
     words = ["%4s" % event.get("seq", ""), event["type"]]
-    for name in ("machine", "state", "step", "outcome", "kind", "message", "fields", "public", "console_port"):
+    for name in ("machine", "state", "step", "outcome", "kind", "message", "fields", "public", "console_address", "console_port"):
         if data.get(name):
             words.append("%s=%s" % (name, json.dumps(data[name], ensure_ascii=True)))
     for e in data.get("errors", []):

@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"time"
 
 	"slipway/internal/config"
 	"slipway/orchestrator"
@@ -101,6 +102,17 @@ func consolePlaces(cfg *config.Config, s orchestrator.ConsoleBackends) func(cont
 		}
 		return place, nil
 	}
+}
+
+// consoleAddress is where customers reach a machine's console port at this moment; "" when nobody said, or the store does not.
+func (s *Service) consoleAddress(ctx context.Context, at orchestrator.Placement) string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	place, err := consolePlaces(s.Config, s.Store)(ctx, at)
+	if err != nil {
+		s.log.Warn("an event lacks the console's address", "group", at.Console, "error", err)
+	}
+	return place.Host
 }
 
 // pinned takes the gateways' own certificate and no other, whatever names are in it: customers come by a name, and we by the address.

@@ -190,7 +190,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	s.gate = &driver.Gate{Store: s.Store}
 	guard := &driver.Guard{Store: s.Store, Gate: s.gate, Limits: cfg.Guard.Limits(), Window: cfg.Guard.Window, Log: o.Log}
 	s.Engine, err = orchestrator.NewEngine(orchestrator.EngineConfig{
-		Processes: processes, Estate: s.Estate, Commit: s.committer.Commit, Attempts: s.Store.Attempts, Actor: s.holder, Gate: s.gate, Guard: guard, Log: o.Log,
+		Processes: processes, Estate: s.Estate, Commit: s.committer.Commit, Attempts: s.Store.Attempts, ConsoleAddress: s.consoleAddress, Actor: s.holder, Gate: s.gate, Guard: guard, Log: o.Log,
 	})
 	if err != nil {
 		return nil, err
