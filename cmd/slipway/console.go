@@ -76,7 +76,7 @@ func (consoleServeCmd) Run(e *env) error {
 		return err
 	}
 	if err := service.RunConsole(e.ctx, cfg, e.log); err != nil {
-		return hinted{error: err, next: "slipway check --config " + e.Config, code: exitFailure}
+		return e.unfit(err)
 	}
 	return nil
 }

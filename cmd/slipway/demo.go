@@ -22,6 +22,9 @@ type demoCmd struct {
 }
 
 func (c demoCmd) Run(e *env) error {
+	if c.Orders < 1 || c.Orders > demo.MaxOrders || c.Pools < 1 || c.Pools > demo.MaxPools {
+		return hinted{error: fmt.Errorf("--orders is 1 to %d and --pools 1 to %d", demo.MaxOrders, demo.MaxPools), next: "slipway demo --help", code: exitUsage}
+	}
 	log := slog.New(slog.DiscardHandler)
 	if c.Log != "" {
 		f, err := os.OpenFile(c.Log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)

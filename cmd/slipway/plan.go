@@ -25,10 +25,33 @@ func (c planCmd) Run(e *env) error {
 		return err
 	}
 	if e.Output == "json" {
-		return e.print(p, nil)
+		if err := e.print(p, nil); err != nil {
+			return err
+		}
+	} else {
+		printPlan(e.stdout, p)
 	}
-	printPlan(e.stdout, p)
+	if n := unreadOf(p); n > 0 {
+		return hinted{error: fmt.Errorf("%d places could not be read: the plan does not know what they have", n), next: "slipway check", code: exitUnread}
+	}
 	return nil
+}
+
+// unreadOf counts the members and pools of which a plan knows nothing.
+func unreadOf(p api.Plan) (n int) {
+	for _, g := range p.Groups {
+		for _, m := range g.Members {
+			if m.Problem != "" {
+				n++
+			}
+		}
+	}
+	for _, f := range p.Pools {
+		if f.Unread() {
+			n++
+		}
+	}
+	return n
 }
 
 func printPlan(w io.Writer, p api.Plan) {
@@ -49,6 +72,10 @@ func printPlan(w io.Writer, p api.Plan) {
 		}
 	}
 	for _, f := range p.Pools {
+		if f.Unread() {
+			say("NOT READ: pool %s: %s", clean(f.Pool), clean(f.Problem))
+			continue
+		}
 		say("pool %s: %s %s (machine %s)", clean(f.Pool), dash(f.Object), clean(f.Problem), dash(f.Machine))
 	}
 	if p.Empty {

@@ -42,7 +42,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"slipway": verb, "code": code, "json": isJSON, "fault": fault, "publish": publish, "setvar": setvar, "clean": clean0, "until": until,
-			"replace": replace, "stranger": stranger, "occupy": occupy,
+			"replace": replace, "stranger": stranger, "occupy": occupy, "vary": vary,
 		},
 	})
 }

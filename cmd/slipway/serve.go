@@ -18,18 +18,27 @@ func (serveCmd) Run(e *env) error {
 		return err
 	}
 	s, err := service.New(e.ctx, cfg, service.Options{Log: e.log, Version: version()})
-	var refused orchestrator.FieldErrors
-	if errors.As(err, &refused) { // what is configured does not fit what is stored
-		return hinted{error: err, next: "slipway check --config " + e.Config, code: exitRefused}
-	}
 	if err != nil {
-		return hinted{error: err, next: "slipway check --config " + e.Config, code: exitFailure}
+		return e.unfit(err)
 	}
 	defer s.Close()
 	if err := s.Run(e.ctx); err != nil && !errors.Is(err, context.Canceled) {
-		return hinted{error: err, next: "slipway check --config " + e.Config, code: exitFailure}
+		return e.unfit(err)
 	}
 	return nil
+}
+
+// unfit is why a verb that works by the configuration cannot: what that names is not there or not as it should be, or a server is away.
+func (e *env) unfit(err error) error {
+	var refused orchestrator.FieldErrors // what is configured does not fit what is stored
+	code := exitFailure
+	switch {
+	case errors.Is(err, config.ErrUnusable), errors.As(err, &refused):
+		code = exitRefused
+	case errors.Is(err, orchestrator.ErrStoreAway):
+		code = exitAway
+	}
+	return hinted{error: err, next: "slipway check --config " + e.Config, code: code}
 }
 
 // load reads the configuration; its faults name key and fix.
@@ -49,11 +58,11 @@ func (migrateCmd) Run(e *env) error {
 		return err
 	}
 	dsn, err := service.DatabaseURL(cfg)
-	if err != nil {
-		return err
+	if err == nil {
+		err = service.Migrate(e.ctx, cfg, dsn)
 	}
-	if err := service.Migrate(e.ctx, cfg, dsn); err != nil {
-		return hinted{error: err, next: "slipway check --config " + e.Config, code: exitFailure}
+	if err != nil {
+		return e.unfit(err)
 	}
 	_, err = fmt.Fprintln(e.stdout, "the database has this version's schema")
 	return err

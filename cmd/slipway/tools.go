@@ -214,8 +214,8 @@ type simXVPCmd struct {
 }
 
 func (c simXVPCmd) Run(e *env) error {
-	if code := xvp.Main(c.Args, e.stdout, e.stderr); code != 0 {
-		return hinted{error: fmt.Errorf("the xvp stand-in ended with %d", code), next: "slipway sim xvp -h", code: exitFailure}
+	if code := xvp.Main(c.Args, e.stdout, e.stderr); code != 0 { // 2 is a wrong argument there too
+		return hinted{error: fmt.Errorf("the xvp stand-in ended with %d", code), next: "slipway sim xvp --help", code: code}
 	}
 	return nil
 }

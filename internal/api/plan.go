@@ -62,6 +62,9 @@ type PoolFinding struct {
 	Safe    bool   `json:"-"`
 }
 
+// Unread says that the pool could not be read: the problem is why.
+func (f PoolFinding) Unread() bool { return f.Kind == "" }
+
 // ApplyPlan asks for what a plan showed. Without Yes nothing is done.
 type ApplyPlan struct {
 	Hash   string `json:"hash"`

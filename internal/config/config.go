@@ -208,8 +208,30 @@ type Secret struct {
 // IsZero reports whether nothing is said.
 func (s Secret) IsZero() bool { return s == Secret{} }
 
-// Read gets the secret, without surrounding white space.
+// ErrUnusable marks the errors of what a configuration names and what is not as it should be: a secret that is not there, templates that are
+// none, an address that somebody else listens on.
+var ErrUnusable = errors.New("the configuration cannot be used")
+
+type unusable struct{ error }
+
+func (u unusable) Is(target error) bool { return target == ErrUnusable }
+func (u unusable) Unwrap() error        { return u.error }
+
+// Unusable marks an error with ErrUnusable; its text stays.
+func Unusable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return unusable{err}
+}
+
+// Read gets the secret, without surrounding white space. Its errors are ErrUnusable.
 func (s Secret) Read() (orchestrator.Secret, error) {
+	v, err := s.read()
+	return v, Unusable(err)
+}
+
+func (s Secret) read() (orchestrator.Secret, error) {
 	set := 0
 	for _, v := range []string{s.File, s.Env, s.Credential} {
 		if v != "" {

@@ -10,9 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"syscall"
@@ -23,6 +21,7 @@ import (
 	"slipway/internal/api"
 	"slipway/orchestrator"
 	"slipway/orchestrator/install"
+	"slipway/workers/intake/message"
 )
 
 // requestTimeout bounds one request: what it asks of the store, the broker and the pools ends with it.
@@ -33,27 +32,8 @@ const maxBody = 4 << 20
 
 type actorKey struct{}
 
-// serveAPI listens on the socket until ctx ends. Who may connect decides the socket's mode: the owner and the group.
-func (s *Service) serveAPI(ctx context.Context) error {
-	if err := os.MkdirAll(filepath.Dir(s.Config.Socket), 0o750); err != nil {
-		return err
-	}
-	// A socket that a dead process left behind is in the way; one that answers is another serve's.
-	if conn, err := net.DialTimeout("unix", s.Config.Socket, time.Second); err == nil {
-		_ = conn.Close()
-		return fmt.Errorf("another serve answers on %s; give this one a socket of its own", s.Config.Socket)
-	}
-	if err := os.Remove(s.Config.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	listener, err := net.Listen("unix", s.Config.Socket)
-	if err != nil {
-		return err
-	}
-	if err := os.Chmod(s.Config.Socket, 0o660); err != nil {
-		_ = listener.Close()
-		return err
-	}
+// serveAPI answers the operators' verbs until ctx ends.
+func (s *Service) serveAPI(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler: s.routes(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: requestTimeout + 30*time.Second, IdleTimeout: 2 * time.Minute,
@@ -228,7 +208,7 @@ func (s *Service) postOrder(r *http.Request) (any, error) {
 	}
 	accepted, err := s.Intake.Take(r.Context(), body, actor(r.Context()))
 	if err != nil {
-		return nil, err
+		return nil, s.notNow(r.Context(), body, err)
 	}
 	s.recordOrder(r.Context(), body, accepted)
 	if len(accepted.Differs) > 0 {
@@ -236,6 +216,23 @@ func (s *Service) postOrder(r *http.Request) (any, error) {
 			Next: "slipway show " + accepted.Machine}
 	}
 	return api.Accepted{Machine: accepted.Machine, Run: accepted.Run, Repeated: accepted.Repeated, Differs: accepted.Differs}, nil
+}
+
+// notNow tells an order that its machine does not take as it stands from one that is wrong in itself.
+func (s *Service) notNow(ctx context.Context, body []byte, refused error) error {
+	var fields orchestrator.FieldErrors
+	if !errors.As(refused, &fields) || len(fields) != 1 || fields[0].Field != "machine" {
+		return refused
+	}
+	order, err := message.ParseOrder(body)
+	if err != nil || !order.Type.Alters() {
+		return refused
+	}
+	m, err := s.Store.FindMachine(ctx, order.Machine)
+	if err != nil || m.Tenant != order.Tenant {
+		return refused
+	}
+	return &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("machine %s %s; %s", m.ID, fields[0].Problem, fields[0].Fix), Next: "slipway show " + m.ID}
 }
 
 var statuses = []orchestrator.Status{orchestrator.StatusReady, orchestrator.StatusRunning, orchestrator.StatusWaiting, orchestrator.StatusParked,

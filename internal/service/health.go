@@ -16,11 +16,7 @@ import (
 )
 
 // serveHealth answers /healthz (the process lives), /readyz (database and queue answer) and /metrics.
-func (s *Service) serveHealth(ctx context.Context) error {
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Config.Listen)
-	if err != nil {
-		return err
-	}
+func (s *Service) serveHealth(ctx context.Context, listener net.Listener) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{s}, s.auditor)
 	if s.console != nil {

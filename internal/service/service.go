@@ -93,7 +93,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		}
 	}()
 	if s.vault, err = openVault(cfg); err != nil {
-		return nil, err
+		return nil, config.Unusable(err)
 	}
 	s.Vault = s.vault
 	if err := findNotify(cfg.Notify); err != nil {
@@ -102,17 +102,17 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	tree := templates.Open(cfg.Templates)
 	catalogue, err := loadCatalogue(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("templates: %w", err)
+		return nil, config.Unusable(fmt.Errorf("templates: %w", err))
 	}
 	s.Estate = cfg.Estate(catalogue.Images())
 	if err := s.Estate.Validate(); err != nil {
 		return nil, err
 	}
 	if s.names, err = openNames(cfg); err != nil {
-		return nil, err
+		return nil, config.Unusable(err)
 	}
 	if s.monitoring, err = openMonitoring(cfg); err != nil {
-		return nil, err
+		return nil, config.Unusable(err)
 	}
 	dsn, err := DatabaseURL(cfg)
 	if err != nil {
@@ -144,7 +144,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 		}
 	}
 	if s.Xapi, err = openHypervisor(cfg, s.wake, o.Log); err != nil {
-		return nil, err
+		return nil, config.Unusable(err)
 	}
 	if s.console, err = openConsole(cfg, s.Store, s.Xapi, s.Vault, o.Log); err != nil {
 		return nil, err
@@ -155,13 +155,13 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	}
 	installer, err := openInstallers(cfg, catalogue, dial, o.Log)
 	if err != nil {
-		return nil, err
+		return nil, config.Unusable(err)
 	}
 
 	s.dial, s.installer = dial, installer
 
 	if s.addresses, err = openIPAM(cfg); err != nil {
-		return nil, err
+		return nil, config.Unusable(err)
 	}
 	down := uninstall.New(uninstall.Ports{Hypervisor: s.Xapi, Desired: s.Store, Names: s.names, Monitoring: monitor(s.monitoring)})
 	prober := Prober{Dial: dial, Vault: s.Vault, Consoles: consolePlaces(cfg, s.Store)}
@@ -200,7 +200,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 	s.carriers = &carriers{cfg: cfg, log: o.Log}
 	groups, err := s.applianceGroups(tree)
 	if err != nil {
-		return nil, err
+		return nil, config.Unusable(err)
 	}
 	s.controller = appliance.New(appliance.Config{Store: s.Store, Groups: groups, Holder: s.holder, Log: o.Log, Woken: s.driver.Nudge, Lease: short})
 	s.notifier = newNotifier(cfg.Notify, o.Log)
@@ -222,7 +222,7 @@ func New(ctx context.Context, cfg *config.Config, o Options) (_ *Service, err er
 // Migrate makes the state directory and brings the database to this version's schema.
 func Migrate(ctx context.Context, cfg *config.Config, dsn string) error {
 	if err := os.MkdirAll(cfg.StateDir, 0o750); err != nil {
-		return fmt.Errorf("state_dir: %w", err)
+		return config.Unusable(fmt.Errorf("state_dir: %w", err))
 	}
 	if err := store.Migrate(ctx, dsn); err != nil {
 		return fmt.Errorf("database: %w", err)
@@ -263,7 +263,15 @@ func (s *Service) Close() {
 // Run works until ctx ends. It stops in two steps: nothing new is taken in, and what is in hand gets grace to reach its next commit.
 func (s *Service) Run(ctx context.Context) error {
 	const grace = 10 * time.Second
+	socket, health, err := s.listen(ctx)
+	if err != nil {
+		return config.Unusable(err) // before the pools count as unread, which holds up the workers that are there
+	}
 	if err := s.Store.BeginReading(ctx); err != nil {
+		_ = socket.Close()
+		if health != nil {
+			_ = health.Close()
+		}
 		return fmt.Errorf("database: %w", err)
 	}
 	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
@@ -304,12 +312,12 @@ func (s *Service) Run(ctx context.Context) error {
 			return s.Queue.Orders(ctx, s.Config.Queue.Prefetch, s.Intake.Handle)
 		}))
 	})
-	serving.Go(func() { fail("socket", s.serveAPI(ctx)) })
+	serving.Go(func() { fail("socket", s.serveAPI(ctx, socket)) })
 	if s.console != nil && s.Config.Console.Listen != "" {
 		serving.Go(func() { fail("console", serveConsole(ctx, s.console, s.Config, s.Store, s.holder, s.log)) })
 	}
-	if s.Config.Listen != "" {
-		serving.Go(func() { fail("listen", s.serveHealth(ctx)) })
+	if health != nil {
+		serving.Go(func() { fail("listen", s.serveHealth(ctx, health)) })
 	}
 	s.log.Info("serving", "holder", s.holder, "pools", len(s.Estate.Pools), "queue", s.Config.Queue.Kind)
 

@@ -35,7 +35,7 @@ func (s *Service) poolFindings(ctx context.Context, machines map[string]orchestr
 			defer cancel()
 			tagged, err := s.readTagged(ctx, p.ID)
 			if err != nil {
-				found[i] = []api.PoolFinding{{Pool: p.ID, Problem: "could not be read: " + err.Error()}}
+				found[i] = []api.PoolFinding{{Pool: p.ID, Problem: err.Error()}}
 				return
 			}
 			found[i] = tagged.compare(p.ID, machines, busy)

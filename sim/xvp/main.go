@@ -2,6 +2,7 @@ package xvp
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -36,7 +37,11 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		flags.Bool(name, false, usage)
 	}
 	flags.Int("r", 20, "passed over")
-	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil || flags.NArg() > 0 {
 		return 2
 	}
 	if !o.foreground {
