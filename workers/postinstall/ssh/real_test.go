@@ -155,10 +155,17 @@ func (c *brokenConn) Write(p []byte) (int, error) {
 func TestRealGuestInstalledOnceThroughEverything(t *testing.T) {
 	before := testguest.Identity(t)
 	testenv.Need(t, "pgrep")
-	// The first step leaves a mark, kills the sshd processes of all sessions, and goes on.
+	// The first step leaves a mark, kills the sshd processes of all sessions, and goes on. On a busy machine the session that began it has ended
+	// by then: the next one comes.
 	b := setupReal(t, withStep(t, `
 echo ran >>/root/ran
-pgrep -f '^sshd: root@notty' >>/root/killed && pkill -KILL -f '^sshd: root@notty' || true
+for ((i = 0; i < 1000; i++)); do
+  if pgrep -f '^sshd: root@notty' >>/root/killed; then
+    pkill -KILL -f '^sshd: root@notty' || true
+    break
+  fi
+  sleep 0.05
+done
 `))
 
 	evidence, err := b.installer.Probe(t.Context(), b.ref)
