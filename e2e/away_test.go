@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rabbitmq/amqp091-go"
-
 	"slipway/internal/api"
 	"slipway/internal/testenv"
 	"slipway/internal/testnet"
@@ -67,16 +65,7 @@ func TestDatabaseAndBrokerGoAway(t *testing.T) {
 	s.counted(first + second + third)
 	s.bootedOnce()
 
-	conn, err := amqp091.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d, ok, err := ch.Get("slipway.dead", false); err != nil || ok {
+	if d, ok, err := channel(t, url).Get("slipway.dead", false); err != nil || ok {
 		t.Errorf("a dead letter: %v %s, %v", d.Headers, d.Body, err)
 	}
 }

@@ -99,19 +99,12 @@ func (d *desk) send(ctx context.Context) {
 }
 
 func (d *desk) connected(ctx context.Context, do func(*amqp091.Channel, <-chan amqp091.Return) error) error {
-	conn, err := amqp091.Dial(d.url)
+	ch, hangUp, err := dial(d.url)
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	stop := context.AfterFunc(ctx, hangUp)
 	defer stop()
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		return err
-	}
-	if err := ch.Confirm(false); err != nil {
-		return err
-	}
+	defer hangUp()
 	return do(ch, ch.NotifyReturn(make(chan amqp091.Return, 1)))
 }

@@ -74,15 +74,11 @@ func listen(t *testing.T, url string) *listener {
 
 // hear consumes until the connection ends; nil is the end of ctx.
 func (l *listener) hear(ctx context.Context, bound func()) error {
-	conn, err := amqp091.Dial(l.url)
+	ch, hangUp, err := dial(l.url)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		return err
-	}
+	defer hangUp()
 	const queue = "test.panel"
 	if _, err := ch.QueueDeclare(queue, true, false, false, false, amqp091.Table{amqp091.QueueTypeArg: amqp091.QueueTypeQuorum}); err != nil {
 		return err
@@ -188,18 +184,7 @@ func (l *listener) inOrder(t *testing.T) {
 // been started, has not yet bound its queue.
 func publish(t *testing.T, url string, bodies ...[]byte) {
 	t.Helper()
-	conn, err := amqp091.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ch.Confirm(false); err != nil {
-		t.Fatal(err)
-	}
+	ch := channel(t, url)
 	returned := ch.NotifyReturn(make(chan amqp091.Return, 1))
 	for _, body := range bodies {
 		testnet.Until(t, 20*time.Second, "an order to be routed", func() bool {
@@ -218,9 +203,7 @@ var errUnroutable = errors.New("the order came back: nobody has a queue for it")
 func publishOne(ctx context.Context, ch *amqp091.Channel, returned <-chan amqp091.Return, body []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	confirmation, err := ch.PublishWithDeferredConfirmWithContext(ctx, "slipway.orders", "slipway.order", true, false, amqp091.Publishing{
-		Body: body, ContentType: "application/cloudevents+json", DeliveryMode: amqp091.Persistent,
-	})
+	confirmation, err := sendOrder(ch, body)
 	if err != nil {
 		return err
 	}

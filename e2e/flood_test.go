@@ -131,18 +131,7 @@ func TestFloodFromOneTenant(t *testing.T) {
 // flood publishes n orders of one tenant as fast as the broker confirms them.
 func flood(t *testing.T, url string, n int, key string) {
 	t.Helper()
-	conn, err := amqp091.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ch.Confirm(false); err != nil {
-		t.Fatal(err)
-	}
+	ch := channel(t, url)
 	const window = 1000
 	var waiting []*amqp091.DeferredConfirmation
 	settle := func(all bool) {
@@ -154,9 +143,7 @@ func flood(t *testing.T, url string, n int, key string) {
 		}
 	}
 	for i := range n {
-		c, err := ch.PublishWithDeferredConfirm("slipway.orders", "slipway.order", true, false, amqp091.Publishing{
-			Body: install(i+1, key).json(t), ContentType: "application/cloudevents+json", DeliveryMode: amqp091.Persistent,
-		})
+		c, err := sendOrder(ch, install(i+1, key).json(t))
 		if err != nil {
 			t.Fatal(err)
 		}

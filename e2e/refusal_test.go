@@ -120,15 +120,7 @@ func TestRefusedOrdersTouchNothing(t *testing.T) {
 // deadLetters takes n letters out of slipway.dead: their headers by their bodies.
 func deadLetters(t *testing.T, url string, n int) map[string]amqp091.Table {
 	t.Helper()
-	conn, err := amqp091.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ch := channel(t, url)
 	letters := map[string]amqp091.Table{}
 	testnet.Until(t, 30*time.Second, fmt.Sprintf("%d dead letters", n), func() bool {
 		d, ok, err := ch.Get("slipway.dead", true)

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rabbitmq/amqp091-go"
-
 	"slipway/internal/testenv"
 	"slipway/internal/testnet"
 	"slipway/internal/testserver"
@@ -22,15 +20,7 @@ func TestStartIsRefused(t *testing.T) {
 	t.Parallel()
 	url := testserver.RabbitMQ(t)
 	s := newSite(t, siteConfig{pools: 1, rabbitmq: url})
-	conn, err := amqp091.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ch := channel(t, url)
 	if _, err := ch.QueueDeclare("slipway.orders", true, false, false, false, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -60,10 +50,9 @@ func TestStartIsRefused(t *testing.T) {
 	}
 	if err := ch.ExchangeDeclarePassive("slipway.events", "topic", true, false, false, false, nil); err == nil {
 		t.Error("an exchange was made")
-	} else if ch, err = conn.Channel(); err != nil { // the look has closed it
-		t.Fatal(err)
 	}
-	if _, err := ch.QueueDelete("slipway.orders", false, false, false); err != nil {
+	// The look has closed the channel.
+	if _, err := channel(t, url).QueueDelete("slipway.orders", false, false, false); err != nil {
 		t.Fatal(err)
 	}
 	s.serve("worker")

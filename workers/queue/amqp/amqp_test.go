@@ -68,6 +68,12 @@ func channel(tb testing.TB, url string) *amqp091.Channel {
 	if err := q.Close(); err != nil {
 		tb.Fatal(err)
 	}
+	return plain(tb, url)
+}
+
+// plain is channel on a broker that may be empty.
+func plain(tb testing.TB, url string) *amqp091.Channel {
+	tb.Helper()
 	conn, err := amqp091.Dial(url)
 	if err != nil {
 		tb.Fatal(err)
@@ -346,15 +352,7 @@ func TestNothingIsLostWhenTheBrokerDies(t *testing.T) {
 	got.until(t, orders)
 	poll(t, "healthy again", func() bool { return q.Healthy() == nil })
 
-	conn, err := amqp091.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ch := plain(t, url)
 	// Repetitions may come, a gap may not: of each machine every seq is heard, first heard in order.
 	highest := map[int]int{}
 	for {

@@ -255,15 +255,7 @@ func TestRepetition(t *testing.T) {
 	r, h := requester(t, url), newHanging()
 	respond(t, quick(t, url), h.answer)
 	listens(t, r)
-	conn, err := amqp091.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ch := plain(t, url)
 	publish := func() {
 		if err := ch.PublishWithContext(t.Context(), "", agentQueue, true, false, amqp091.Publishing{
 			Type: "slipway.request", CorrelationId: "the same", ReplyTo: "nobody", Body: []byte("hang"),
@@ -290,15 +282,7 @@ func TestRepetition(t *testing.T) {
 // A request that nobody takes while somebody waits for it is thrown away by the broker.
 func TestStaleRequestIsThrownAway(t *testing.T) {
 	url := testserver.RabbitMQ(t)
-	conn, err := amqp091.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ch := plain(t, url)
 	if _, err := ch.QueueDeclare(agentQueue, false, false, true, false, nil); err != nil { // and nobody consumes
 		t.Fatal(err)
 	}
@@ -425,7 +409,7 @@ func refused(t *testing.T, url string, try func(*amqp091.Channel) error) *amqp09
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer conn.Close() // with the queue that somebody else wants
 	ch, err := conn.Channel()
 	if err != nil {
 		t.Fatal(err)
@@ -454,15 +438,7 @@ func TestTooLong(t *testing.T) {
 		return m.Body
 	})
 	listens(t, r)
-	conn, err := amqp091.Dial(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ch := plain(t, url)
 	if err := ch.Publish("", agentQueue, true, false, amqp091.Publishing{Type: "slipway.request", CorrelationId: "x", Body: make([]byte, amqp.MaxBody+1)}); err != nil {
 		t.Fatal(err)
 	}

@@ -136,15 +136,7 @@ func publishOne(t *testing.T, q queue.Queue, id string) {
 // messages is how many are in a queue and given to nobody.
 func messages(t *testing.T, address, name string) int {
 	t.Helper()
-	conn, err := amqp091.Dial(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ch := plain(t, address)
 	state, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
 	if err != nil {
 		t.Fatal(err)
