@@ -94,7 +94,7 @@ func TestGuardLetsBe(t *testing.T) {
 
 // A halted run can be withdrawn, also of a process that otherwise goes forward only: its machine stays as it is. One that has begun cannot.
 func TestHaltedRunIsWithdrawn(t *testing.T) {
-	b, g := guardedBench(t, orchestrator.Row{Do: done}, orchestrator.Row{Do: failWith(kind(orchestrator.Permanent))})
+	b, _ := guardedBench(t, orchestrator.Row{Do: done}, orchestrator.Row{Do: failWith(kind(orchestrator.Permanent))})
 	b.drive()
 	b.claim.Run.Cancel, b.claim.Run.Status = "0:root: not meant", orchestrator.StatusCanceling
 	b.drive()
@@ -107,7 +107,7 @@ func TestHaltedRunIsWithdrawn(t *testing.T) {
 		t.Errorf("%+v", last)
 	}
 
-	b, g = guardedBench(t, orchestrator.Row{Do: done}, orchestrator.Row{Do: failWith(kind(orchestrator.Permanent))})
+	b, g := guardedBench(t, orchestrator.Row{Do: done}, orchestrator.Row{Do: failWith(kind(orchestrator.Permanent))})
 	b.drive()
 	g.halt = orchestrator.Hold{}
 	b.claim.Run.Begun = b.now
