@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
+	"os/user"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -128,11 +132,57 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}()
 	parsed, err := parser.Parse(args)
 	if err != nil {
-		fmt.Fprintf(stderr, "slipway: %v\nnext: slipway --help\n", err)
+		help := "slipway --help"
+		var at *kong.ParseError
+		if errors.As(err, &at) {
+			help = helpOf(at.Context)
+		}
+		fmt.Fprintf(stderr, "slipway: %v\nnext: %s\n", err, help)
 		return exitUsage
 	}
 	e := &env{cli: &c, ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, log: logger(stderr, c.Debug)}
-	return report(stderr, parsed.Run(e))
+	return report(stderr, parsed.Run(e), again(args, helpOf(parsed)))
+}
+
+// helpOf is the command that explains the verb as far as it was understood.
+func helpOf(c *kong.Context) string {
+	at := "slipway"
+	for _, p := range c.Path {
+		if p.Command != nil {
+			at = p.Command.FullPath()
+		}
+	}
+	return at + " --help"
+}
+
+// again tells what to type after a refusal of fields: the same with a reason when that is all that was missing, the schema of orders for an
+// order, else the verb's help.
+func again(args []string, help string) func(orchestrator.FieldErrors) string {
+	return func(fields orchestrator.FieldErrors) string {
+		verb, _ := strings.CutSuffix(help, " --help")
+		switch {
+		case len(fields) == 1 && fields[0].Field == "reason":
+			words := []string{"slipway"}
+			for _, arg := range args {
+				words = append(words, quoted(arg))
+			}
+			return strings.Join(words, " ") + " --reason WHY"
+		case slices.Contains([]string{"slipway order", "slipway reconfigure", "slipway suspend", "slipway unsuspend"}, verb):
+			return "slipway schema order"
+		}
+		return help
+	}
+}
+
+// quoted is an argument as a shell takes it.
+func quoted(arg string) string {
+	plain := func(r rune) bool {
+		return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune("-_./:=@,+", r)
+	}
+	if arg != "" && !strings.ContainsFunc(arg, func(r rune) bool { return !plain(r) }) {
+		return arg
+	}
+	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
 }
 
 // exit unwinds out of kong's help.
@@ -158,8 +208,9 @@ type hinted struct {
 
 func (h hinted) Unwrap() error { return h.error }
 
-// report prints an error the way every verb does: what, each field, and the command to type next.
-func report(w io.Writer, err error) int {
+// report prints an error the way every verb does: what, each field, and the command to type next, which after a refusal of fields is for refusal
+// to say.
+func report(w io.Writer, err error, refusal func(orchestrator.FieldErrors) string) int {
 	if err == nil {
 		return exitOK
 	}
@@ -183,6 +234,8 @@ func report(w io.Writer, err error) int {
 		case api.CodeAway:
 			code = exitAway
 		}
+	case errors.As(err, &away) && errors.Is(err, fs.ErrPermission):
+		next = joinGroup(away.Socket)
 	case errors.As(err, &away):
 		code, next = exitAway, "slipway serve, or name its socket with --socket"
 	case errors.As(err, &fields):
@@ -204,12 +257,25 @@ func report(w io.Writer, err error) int {
 	}
 	switch {
 	case next == "" && len(fields) > 0:
-		next = "slipway schema"
+		next = refusal(fields)
 	case next == "":
 		next = "slipway --help"
 	}
 	fmt.Fprintf(w, "next: %s\n", clean(next))
 	return code
+}
+
+// joinGroup is how a user gets to talk to serve: its socket lets its owner and its group in.
+func joinGroup(socket string) string {
+	group := "GROUP-OF-SERVE"
+	if info, err := os.Stat(socket); err == nil {
+		if of, ok := info.Sys().(*syscall.Stat_t); ok {
+			if g, err := user.LookupGroupId(strconv.FormatUint(uint64(of.Gid), 10)); err == nil {
+				group = g.Name
+			}
+		}
+	}
+	return "join the group that may: sudo usermod -aG " + group + " $USER, then log in again"
 }
 
 type versionCmd struct{}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -96,6 +97,27 @@ func TestHostileTextIsCleaned(t *testing.T) {
 	}
 }
 
+// What is to be typed next can be typed, whatever was typed before.
+func TestAgain(t *testing.T) {
+	reason, other := orchestrator.FieldErrors{{Field: "reason"}}, orchestrator.FieldErrors{{Field: "until"}}
+	for _, tc := range []struct {
+		args   []string
+		help   string
+		fields orchestrator.FieldErrors
+		want   string
+	}{
+		{[]string{"maintenance", "on", "pool-a", "--yes"}, "slipway maintenance on --help", reason, "slipway maintenance on pool-a --yes --reason WHY"},
+		{[]string{"ip", "mark", "a", "10.0.0.9", "--note", "it's old", ""}, "slipway ip mark --help", reason, `slipway ip mark a 10.0.0.9 --note 'it'\''s old' '' --reason WHY`},
+		{[]string{"maintenance", "on", "pool-a"}, "slipway maintenance on --help", other, "slipway maintenance on --help"},
+		{[]string{"order", "file"}, "slipway order --help", other, "slipway schema order"},
+		{[]string{"suspend", "x"}, "slipway suspend --help", other, "slipway schema order"},
+	} {
+		if got := again(tc.args, tc.help)(tc.fields); got != tc.want {
+			t.Errorf("%v: %s, want %s", tc.args, got, tc.want)
+		}
+	}
+}
+
 // Every kind of error has its exit code, and ends with the command to type next.
 func TestReport(t *testing.T) {
 	fields := orchestrator.FieldErrors{{Field: "plan", Problem: "is large", Fix: "make it small"}}
@@ -108,8 +130,11 @@ func TestReport(t *testing.T) {
 		{errors.New("it broke"), exitFailure, "slipway: it broke\nnext: slipway --help\n"},
 		{errors.New("one\ntwo"), exitFailure, "slipway: one\ntwo\nnext: slipway --help\n"},
 		{hinted{error: errors.New("it broke"), next: "slipway list", code: exitUsage}, exitUsage, "slipway: it broke\nnext: slipway list\n"},
-		{fields, exitRefused, "slipway: plan: is large\n  fix: make it small\nnext: slipway schema\n"},
-		{&api.Error{Code: api.CodeRefused, Message: "no", Fields: fields}, exitRefused, "slipway: plan: is large\n  fix: make it small\nnext: slipway schema\n"},
+		{fields, exitRefused, "slipway: plan: is large\n  fix: make it small\nnext: slipway verb --help\n"},
+		{&api.Error{Code: api.CodeRefused, Message: "no", Fields: fields}, exitRefused, "slipway: plan: is large\n  fix: make it small\nnext: slipway verb --help\n"},
+		{orchestrator.FieldErrors{{Field: "reason", Problem: "is missing", Fix: "say why"}}, exitRefused, "slipway: reason: is missing\n  fix: say why\nnext: slipway verb acme/web-1 --reason WHY\n"},
+		{&api.AwayError{Socket: "/none/s", Err: &net.OpError{Op: "dial", Err: syscall.EACCES}}, exitFailure,
+			"slipway: you may not connect to /none/s: its owner and its group may\nnext: join the group that may: sudo usermod -aG GROUP-OF-SERVE $USER, then log in again\n"},
 		{&api.Error{Code: api.CodeNotFound, Message: "no", Next: "slipway list"}, exitNotFound, "slipway: no\nnext: slipway list\n"},
 		{&api.Error{Code: api.CodeConflict, Message: "no", Next: "slipway show x"}, exitConflict, "slipway: no\nnext: slipway show x\n"},
 		{&api.Error{Code: api.CodeAway, Message: "no", Next: "slipway check"}, exitAway, "slipway: no\nnext: slipway check\n"},
@@ -117,7 +142,7 @@ func TestReport(t *testing.T) {
 		{fmt.Errorf("list: %w", &api.AwayError{Socket: "s", Err: errors.New("refused")}), exitAway, "slipway: list: serve does not answer on s: refused\nnext: slipway serve, or name its socket with --socket\n"},
 	} {
 		var out bytes.Buffer
-		if code := report(&out, tc.err); code != tc.code || out.String() != tc.want {
+		if code := report(&out, tc.err, again([]string{"verb", "acme/web-1"}, "slipway verb --help")); code != tc.code || out.String() != tc.want {
 			t.Errorf("%v: code %d, %q", tc.err, code, out.String())
 		}
 	}
@@ -136,7 +161,7 @@ func TestDemoVerdict(t *testing.T) {
 		{demo.Result{Ordered: 2, Ready: 2}, errors.New("it broke"), exitFailure},
 	} {
 		var out bytes.Buffer
-		if code := report(&out, verdict(tc.result, tc.err)); code != tc.code || (code != 0) != strings.Contains(out.String(), "next: slipway demo") {
+		if code := report(&out, verdict(tc.result, tc.err), nil); code != tc.code || (code != 0) != strings.Contains(out.String(), "next: slipway demo") {
 			t.Errorf("%+v, %v: code %d, %q", tc.result, tc.err, code, out.String())
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"time"
@@ -53,6 +55,9 @@ type AwayError struct {
 }
 
 func (e *AwayError) Error() string {
+	if errors.Is(e.Err, fs.ErrPermission) {
+		return fmt.Sprintf("you may not connect to %s: its owner and its group may", e.Socket)
+	}
 	return fmt.Sprintf("serve does not answer on %s: %v", e.Socket, e.Err)
 }
 func (e *AwayError) Unwrap() error { return e.Err }

@@ -204,7 +204,8 @@ func closePools(ctx context.Context, pools *xapi.Backend, log *slog.Logger) {
 // postConsole issues a link to a machine's screen.
 func (s *Service) postConsole(r *http.Request) (any, error) {
 	if s.console == nil {
-		return nil, orchestrator.FieldErrors{{Field: "console", Problem: "is not configured: this site shows no screens", Fix: "set console.listen and console.url, and start serve again"}}
+		fields := orchestrator.FieldErrors{{Field: "console", Problem: "is not configured: this site shows no screens", Fix: "set console.listen and console.url, and start serve again"}}
+		return nil, &api.Error{Code: api.CodeRefused, Message: fields.Error(), Fields: fields, Next: "slipway check, when they are set"}
 	}
 	var ask api.ConsoleAsk
 	if err := json.NewDecoder(r.Body).Decode(&ask); err != nil {

@@ -114,7 +114,8 @@ func (s *Service) step(verb string, ask api.Act, v orchestrator.RunView) (string
 	next := fmt.Sprintf("slipway rewind %s %s", v.Machine, targets[0])
 	known := slices.ContainsFunc(s.Processes[v.Process].Rows, func(row orchestrator.Row) bool { return row.Step == ask.Step })
 	if !known {
-		return "", orchestrator.FieldErrors{{Field: "step", Problem: fmt.Sprintf("%q is no step of %s", ask.Step, v.Process), Fix: "use one of " + strings.Join(targets, ", ")}}
+		fields := orchestrator.FieldErrors{{Field: "step", Problem: fmt.Sprintf("%q is no step of %s", ask.Step, v.Process), Fix: "use one of " + strings.Join(targets, ", ")}}
+		return "", &api.Error{Code: api.CodeRefused, Message: fields.Error(), Fields: fields, Next: next}
 	}
 	return "", &api.Error{Code: api.CodeConflict, Next: next,
 		Message: fmt.Sprintf("rewind to %s does not go: the run is at step %s, from where it goes to %s", ask.Step, v.Step, strings.Join(targets, ", "))}
