@@ -86,17 +86,27 @@ func (e *env) printAccepted(accepted api.Accepted) error {
 
 type listCmd struct {
 	Status  []string `help:"Only these: ready, running, waiting, parked, canceling, done, canceled."`
-	Process string   `help:"install, uninstall, reconfigure, suspend or unsuspend."`
+	Process string   `help:"install, uninstall, reconfigure, suspend, unsuspend or import."`
 	Pool    string   `help:"Only this pool."`
 	Tenant  string   `help:"Only this tenant."`
-	Limit   int      `help:"At most so many." default:"1000"`
+	Limit   int      `help:"At most so many, the newest; 1 to 100000." default:"1000"`
 }
 
 func (c listCmd) Run(e *env) error {
-	q := url.Values{"status": c.Status, "process": {c.Process}, "pool": {c.Pool}, "tenant": {c.Tenant}, "limit": {strconv.Itoa(c.Limit)}}
+	if c.Limit < 1 || c.Limit > api.MaxRuns {
+		return hinted{error: fmt.Errorf("--limit is 1 to %d", api.MaxRuns), next: "slipway list --help", code: exitUsage}
+	}
+	q := url.Values{"status": c.Status, "process": {c.Process}, "pool": {c.Pool}, "tenant": {c.Tenant}, "limit": {strconv.Itoa(c.Limit + 1)}}
 	var runs []api.Run
 	if err := e.get("/v1/runs?"+q.Encode(), &runs); err != nil {
 		return err
+	}
+	switch {
+	case len(runs) > c.Limit:
+		runs = runs[:c.Limit]
+		fmt.Fprintf(e.stderr, "slipway: there are more than these %d: say --limit\n", c.Limit)
+	case len(runs) == 0 && c.Tenant != "":
+		fmt.Fprintf(e.stderr, "slipway: nothing of tenant %q was found\n", clean(c.Tenant))
 	}
 	return e.print(runs, func(t table.Writer) { runTable(t, runs) })
 }

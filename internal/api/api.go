@@ -29,6 +29,9 @@ const (
 	CodeInternal = "internal"
 )
 
+// MaxRuns is how many runs a list has at most. Who wants to know whether there are more asks for one more than he shows.
+const MaxRuns = 100_000
+
 // Run is a run in a list.
 type Run struct {
 	Machine string    `json:"machine"`

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -247,18 +249,47 @@ func (s *Service) getRuns(r *http.Request) (any, error) {
 		}
 		f.Status = append(f.Status, orchestrator.Status(status))
 	}
-	if n, err := strconv.Atoi(q.Get("limit")); err == nil && n > 0 {
-		f.Limit = n
+	if text := q.Get("limit"); text != "" {
+		var err error
+		if f.Limit, err = strconv.Atoi(text); err != nil || f.Limit < 1 || f.Limit > api.MaxRuns+1 {
+			return nil, orchestrator.FieldErrors{{Field: "limit", Problem: fmt.Sprintf("%q is out of range", text), Fix: fmt.Sprintf("say 1 to %d", api.MaxRuns)}}
+		}
 	}
 	views, err := s.Store.Runs(r.Context(), f)
 	if err != nil {
 		return nil, err
+	}
+	if len(views) == 0 {
+		if err := s.unheardOf(f.Pool, f.Process); err != nil {
+			return nil, err
+		}
 	}
 	runs := make([]api.Run, len(views))
 	for i, v := range views {
 		runs[i] = runOf(v)
 	}
 	return runs, nil
+}
+
+// unheardOf refuses a pool or process that nobody knows. It is asked where nothing was found: runs of a pool that has left the configuration
+// still have their history.
+func (s *Service) unheardOf(pool, process string) error {
+	var fields orchestrator.FieldErrors
+	if _, ok := s.Estate.PoolByID(pool); pool != "" && !ok {
+		var ids []string
+		for _, p := range s.Estate.Pools {
+			ids = append(ids, p.ID)
+		}
+		fields = append(fields, orchestrator.FieldError{Field: "pool", Problem: fmt.Sprintf("%q is unknown", pool), Fix: "use one of " + strings.Join(ids, ", ")})
+	}
+	if _, ok := s.Processes[process]; process != "" && !ok {
+		fields = append(fields, orchestrator.FieldError{Field: "process", Problem: fmt.Sprintf("%q is unknown", process),
+			Fix: "use one of " + strings.Join(slices.Sorted(maps.Keys(s.Processes)), ", ")})
+	}
+	if len(fields) > 0 {
+		return fields
+	}
+	return nil
 }
 
 func runOf(v orchestrator.RunView) api.Run {

@@ -96,6 +96,11 @@ func (s *Service) getStats(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(runs) == 0 {
+		if err := s.unheardOf(f.Pool, f.Process); err != nil {
+			return nil, err
+		}
+	}
 	out := api.Stats{Since: f.Since, Method: statsMethod, Rows: []api.StatsRow{}, Omitted: len(runs) > f.Limit}
 	runs = runs[:min(len(runs), f.Limit)]
 	kinds, repaired := gather(runs)
