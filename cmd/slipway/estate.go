@@ -72,16 +72,16 @@ func (ipListCmd) Run(e *env) error {
 type ipMarkCmd struct {
 	Pool     string     `arg:""`
 	Address  netip.Addr `arg:""`
-	Role     string     `help:"private or public." enum:"private,public" default:"private"`
+	Role     string     `help:"private or public; by the pool's prefixes when left out." enum:",private,public" default:""`
 	Note     string     `help:"Whose it is."`
 	actFlags `embed:""`
 }
 
 func (c ipMarkCmd) Run(e *env) error {
-	if !c.Yes {
+	err := e.post("/v1/addresses", api.Mark{Pool: c.Pool, Address: c.Address, Role: c.Role, Note: c.Note, Reason: c.Reason, DryRun: !c.Yes}, nil)
+	if err == nil && !c.Yes {
 		return e.only("mark %s in pool %s as foreign", c.Address, c.Pool)
 	}
-	err := e.post("/v1/addresses", api.Mark{Pool: c.Pool, Address: c.Address, Role: c.Role, Note: c.Note, Reason: c.Reason}, nil)
 	return e.did(err, "mark %s in pool %s as foreign", c.Address, c.Pool)
 }
 

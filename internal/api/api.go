@@ -250,9 +250,10 @@ type Address struct {
 type Mark struct {
 	Pool    string     `json:"pool"`
 	Address netip.Addr `json:"address"`
-	Role    string     `json:"role"` // "private" or "public"
+	Role    string     `json:"role,omitempty"` // "private" or "public"; by the pool's prefixes when left out
 	Note    string     `json:"note"`
 	Reason  string     `json:"reason"`
+	DryRun  bool       `json:"dry_run,omitempty"` // refuse what would be refused, and do nothing
 }
 
 // DeadLetter is an order that was refused.

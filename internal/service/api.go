@@ -576,8 +576,34 @@ func (s *Service) postAddress(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if m.Role, err = s.roleOf(m); err != nil || m.DryRun {
+		return struct{}{}, err
+	}
 	record := orchestrator.AddressRecord{Pool: m.Pool, Address: m.Address, Role: m.Role, Owner: orchestrator.OwnerForeign, State: orchestrator.AddressForeign, Note: m.Note}
 	return struct{}{}, s.Store.PutAddress(r.Context(), record, actor(r.Context()), m.Reason)
+}
+
+// roleOf is what an address is in its pool: one that is in none of its prefixes is never given out, and a mark on it means another one.
+func (s *Service) roleOf(m api.Mark) (string, error) {
+	pool, _ := s.Estate.PoolByID(m.Pool)
+	var in []string
+	for _, of := range []struct {
+		role   string
+		prefix netip.Prefix
+	}{{"private", pool.Private.Prefix}, {"public", pool.Public.Prefix}} {
+		if of.prefix.IsValid() && of.prefix.Contains(m.Address) {
+			in = append(in, of.role)
+		}
+	}
+	switch {
+	case len(in) == 0:
+		return "", orchestrator.FieldErrors{{Field: "address", Problem: fmt.Sprintf("%s is in no prefix of pool %s and is never given out there", m.Address, m.Pool), Fix: fmt.Sprintf("give one of %s or %s", pool.Private.Prefix, pool.Public.Prefix)}}
+	case m.Role == "":
+		return in[0], nil
+	case !slices.Contains(in, m.Role):
+		return "", orchestrator.FieldErrors{{Field: "role", Problem: fmt.Sprintf("%s is no %s address of pool %s", m.Address, m.Role, m.Pool), Fix: "say " + in[0] + ", or leave it out"}}
+	}
+	return m.Role, nil
 }
 
 func (s *Service) deleteAddress(r *http.Request) (any, error) {
