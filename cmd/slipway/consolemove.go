@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -22,22 +23,13 @@ type consoleShowCmd struct {
 	Reason string `help:"Why, for the record."`
 }
 
-// Run prints the password alone on stdout, so that it can be piped, and where it is asked for on stderr.
 func (c consoleShowCmd) Run(e *env) error {
 	var p api.ConsolePassword
 	if err := e.post("/v1/console-password/"+url.PathEscape(c.Machine), api.AskPassword{Reason: c.Reason}, &p); err != nil {
 		return err
 	}
-	if e.Output == "json" {
-		return e.print(p, nil)
-	}
-	address := p.Address
-	if address == "" {
-		address = "the console group's host"
-	}
-	fmt.Fprintf(e.stderr, "console of %s/%s (%s) at %s port %d\n", clean(p.Tenant), clean(p.Name), p.Machine, clean(address), p.Port)
-	_, err := fmt.Fprintln(e.stdout, p.Password)
-	return err
+	address := cmp.Or(p.Address, "the console group's host")
+	return e.password(p, p.Password, "console of %s/%s (%s) at %s port %d", clean(p.Tenant), clean(p.Name), p.Machine, clean(address), p.Port)
 }
 
 type consoleRotateCmd struct {

@@ -39,13 +39,28 @@ func (s *Service) group(id string) config.Group {
 	return s.Config.Groups[i]
 }
 
-func (s *Service) pool(r *http.Request) (config.Pool, error) {
+// poolConsoles are a pool's machines that have a console, by group, and the backend that shows them.
+type poolConsoles struct {
+	config.Pool
+	backend  orchestrator.ConsoleBackend
+	machines map[string][]orchestrator.Machine
+}
+
+// poolConsoles are those of the pool that a request names.
+func (s *Service) poolConsoles(r *http.Request) (p poolConsoles, err error) {
 	id := r.PathValue("pool")
 	i := slices.IndexFunc(s.Config.Pools, func(p config.Pool) bool { return p.ID == id })
 	if i < 0 {
-		return config.Pool{}, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no pool %q", id), Next: "slipway console list"}
+		return p, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no pool %q", id), Next: "slipway console list"}
 	}
-	return s.Config.Pools[i], nil
+	p.Pool = s.Config.Pools[i]
+	known, err := s.Store.ConsoleBackends(r.Context())
+	if err != nil {
+		return p, err
+	}
+	p.backend = backendOf(known, id)
+	p.machines, err = s.consolesOf(r.Context(), id)
+	return p, err
 }
 
 // getConsoles tells which backend shows which pool's consoles.
@@ -105,23 +120,14 @@ func (s *Service) postConsoleMove(r *http.Request) (any, error) {
 	if !to.IsValid() {
 		return nil, orchestrator.FieldErrors{{Field: "to", Problem: "is no console backend", Fix: "say xvp or gateway"}}
 	}
-	p, err := s.pool(r)
+	p, err := s.poolConsoles(r)
 	if err != nil {
 		return nil, err
 	}
-	known, err := s.Store.ConsoleBackends(ctx)
-	if err != nil {
-		return nil, err
-	}
-	machines, err := s.consolesOf(ctx, p.ID)
-	if err != nil {
-		return nil, err
-	}
-	from := backendOf(known, p.ID)
-	moved := api.ConsoleMoved{Pool: p.ID, From: string(from), To: ask.To}
-	for _, id := range slices.Sorted(maps.Keys(machines)) {
-		moved.Machines += len(machines[id])
-		notes, err := s.movable(ctx, s.group(id), from, to)
+	moved := api.ConsoleMoved{Pool: p.ID, From: string(p.backend), To: ask.To}
+	for _, id := range slices.Sorted(maps.Keys(p.machines)) {
+		moved.Machines += len(p.machines[id])
+		notes, err := s.movable(ctx, s.group(id), p.backend, to)
 		if err != nil {
 			return nil, err
 		}
@@ -171,30 +177,22 @@ const maxProofs, proofsAtOnce = 50, 8
 // getConsoleProof asks a pool's consoles for themselves, with their passwords, spread over the pool when there are many.
 func (s *Service) getConsoleProof(r *http.Request) (any, error) {
 	ctx := r.Context()
-	p, err := s.pool(r)
+	p, err := s.poolConsoles(r)
 	if err != nil {
 		return nil, err
 	}
-	known, err := s.Store.ConsoleBackends(ctx)
-	if err != nil {
-		return nil, err
-	}
-	byGroup, err := s.consolesOf(ctx, p.ID)
-	if err != nil {
-		return nil, err
-	}
-	proof := api.ConsoleProof{Pool: p.ID, Backend: string(backendOf(known, p.ID)), Applied: true}
+	proof := api.ConsoleProof{Pool: p.ID, Backend: string(p.backend), Applied: true}
 	groups, err := s.Store.Groups(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, g := range groups {
-		if byGroup[g.ID] != nil && g.Applied < g.Generation {
+		if p.machines[g.ID] != nil && g.Applied < g.Generation {
 			proof.Applied = false
 		}
 	}
 	var shown []orchestrator.Machine
-	for id, machines := range byGroup {
+	for id, machines := range p.machines {
 		for _, m := range machines {
 			entry, err := s.Store.EntryState(ctx, id, m.ID)
 			if err != nil {
@@ -258,31 +256,25 @@ func (s *Service) proveConsole(ctx context.Context, places func(context.Context,
 	return err
 }
 
-// postConsolePassword opens a machine's console password for the caller, after the act was recorded.
+// postConsolePassword opens a machine's console password for the caller.
 func (s *Service) postConsolePassword(r *http.Request) (any, error) {
 	ctx := r.Context()
-	var ask api.AskPassword
-	if err := json.NewDecoder(r.Body).Decode(&ask); err != nil {
-		return nil, orchestrator.FieldErrors{{Field: "body", Problem: "is not a question for a password", Fix: "send {\"reason\": …}"}}
-	}
-	m, err := s.find(r)
+	m, reason, err := s.askedPassword(r)
 	if err != nil {
 		return nil, err
 	}
 	if m.Placement.ConsolePort == 0 || m.Presence == orchestrator.Absent {
 		return nil, &api.Error{Code: api.CodeConflict, Next: "slipway show " + m.ID, Message: fmt.Sprintf("machine %s has no console", m.ID)}
 	}
-	password, err := s.Vault.Open(m.ID, orchestrator.SealedConsole, m.ConsolePassword)
-	if err != nil {
-		return nil, err
-	}
 	place, err := consolePlaces(s.Config, s.Store)(ctx, m.Placement)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Store.RecordAct(ctx, actor(ctx), "read-console-password", m.ID, ask.Reason); err != nil {
+	password, err := s.reveal(ctx, m, kept{
+		name: orchestrator.SealedConsole, sealed: m.ConsolePassword, what: "console password", verb: "read-console-password",
+	}, reason)
+	if err != nil {
 		return nil, err
 	}
-	s.log.Info("console password read", "machine", m.ID, "actor", actor(ctx), "reason", ask.Reason)
 	return api.ConsolePassword{Machine: m.ID, Tenant: m.Tenant, Name: m.Name, Address: place.Host, Port: m.Placement.ConsolePort, Password: password.Reveal()}, nil
 }
