@@ -141,6 +141,8 @@ type Inventory struct {
 	MACs      []string          // of VIFs that are not ours, lower case
 	Tagged    []string          // machines whose tag, or clone's name, some VM carries
 	Networks  []string          // uuids
+	// Residents are the VMs of ours that run, by the uuid of their host: somebody may have migrated one.
+	Residents map[string][]string
 }
 
 // HostInventory is one host. MemoryMiB is what slipway's machines may use in all: the total less its overhead and what others' VMs hold.

@@ -349,3 +349,56 @@ func TestAuditIsPeriodic(t *testing.T) {
 		t.Errorf("told %d times of it, %d times of its end: %q", fresh, gone, posted)
 	}
 }
+
+// Somebody migrates a machine: an audit says so until the pool is read again, and then its memory counts where it runs.
+func TestMemoryFollowsAMigration(t *testing.T) {
+	a := newAudited(t)
+	machine := func() (m api.Machine) {
+		if err := a.client.Get(t.Context(), "/v1/machines/"+a.run.Machine, &m); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	reserved := func() map[string]int64 {
+		var pools []api.Pool
+		if err := a.client.Get(t.Context(), "/v1/pools", &pools); err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]int64{}
+		for _, h := range pools[0].Hosts {
+			out[h.UUID] = h.ReservedMiB
+		}
+		return out
+	}
+	m := machine()
+	var ref, to string
+	a.call(&ref, "VM.get_by_uuid", m.VM)
+	for host, memory := range reserved() {
+		if host != m.Placement.Host {
+			to = host
+		} else if memory == 0 {
+			t.Fatal("nothing is reserved")
+		}
+	}
+	was := reserved()
+	var there string
+	a.call(&there, "host.get_by_uuid", to)
+	a.call(nil, "VM.pool_migrate", ref, there, map[string]any{})
+	if diff := cmp.Diff([]string{"drift pool pool-a machine acme/web-1"}, lines(a.audit())); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	a.worker, a.stop = work(t, a.site, a.log) // which reads the pool
+	until(t, "the machine is counted on its new host", func() bool {
+		var m api.Machine
+		return a.client.Get(t.Context(), "/v1/machines/"+a.run.Machine, &m) == nil && m.Placement.Host == to
+	})
+	if diff := cmp.Diff(map[string]int64{to: was[m.Placement.Host], m.Placement.Host: was[to]}, reserved()); diff != "" {
+		t.Errorf("reserved: -want +got:\n%s", diff)
+	}
+	if found := a.audit(); !found.Clean() {
+		t.Errorf("afterwards: %v", lines(found))
+	}
+}

@@ -61,6 +61,7 @@ type taggedVM struct {
 	vcpus         int64
 	macs          []string // in the order of the devices
 	others        []string // disks that do not carry the machine's tag
+	host          string   // that it runs on; "" when it does not
 }
 
 type taggedDisk struct{ uuid, machine string }
@@ -87,6 +88,10 @@ func (s *Service) readTagged(ctx context.Context, pool string) (tagged, error) {
 		VBDs     []string          `json:"VBDs"`
 		Memory   int64             `json:"memory_static_max"`
 		VCPUs    int64             `json:"VCPUs_max"`
+		Host     string            `json:"resident_on"`
+	}
+	var hosts map[string]struct {
+		UUID string `json:"uuid"`
 	}
 	var vifs map[string]struct {
 		MAC    string `json:"MAC"`
@@ -105,7 +110,7 @@ func (s *Service) readTagged(ctx context.Context, pool string) (tagged, error) {
 	for _, class := range []struct {
 		name string
 		into any
-	}{{"VM", &vms}, {"VIF", &vifs}, {"VBD", &vbds}, {"VDI", &vdis}} {
+	}{{"VM", &vms}, {"VIF", &vifs}, {"VBD", &vbds}, {"VDI", &vdis}, {"host", &hosts}} {
 		if err := client.Call(ctx, class.name+".get_all_records", class.into); err != nil {
 			return tagged{}, err
 		}
@@ -130,7 +135,8 @@ func (s *Service) readTagged(ctx context.Context, pool string) (tagged, error) {
 			continue
 		}
 		slices.SortFunc(vm.VIFs, func(a, b string) int { return cmp.Compare(vifs[a].Device, vifs[b].Device) })
-		t := taggedVM{uuid: vm.UUID, machine: machine, name: vm.Name, power: strings.ToLower(vm.Power), template: vm.Template, clone: clone, memoryMiB: vm.Memory >> 20, vcpus: vm.VCPUs}
+		t := taggedVM{uuid: vm.UUID, machine: machine, name: vm.Name, power: strings.ToLower(vm.Power), template: vm.Template, clone: clone, memoryMiB: vm.Memory >> 20, vcpus: vm.VCPUs,
+			host: hosts[vm.Host].UUID}
 		for _, ref := range vm.VIFs {
 			t.macs = append(t.macs, strings.ToLower(vifs[ref].MAC))
 		}
@@ -260,6 +266,11 @@ func (vm taggedVM) differ(m orchestrator.Machine, drift api.PoolFinding, say fun
 		f := drift
 		f.Repair = "xe vbd-list vdi-uuid=" + disk + " # and, when it should not be there: xe vbd-unplug and xe vbd-destroy of that VBD"
 		say(f, "has disk %s, which is not the machine's: it stays when the machine is removed", disk)
+	}
+	if vm.host != "" && vm.host != m.Placement.Host {
+		f := drift
+		f.Repair = "slipway pool # it is moved when the pool is read the next time, within a minute or two"
+		say(f, "runs on host %s; its memory is counted on host %s", vm.host, orElse(m.Placement.Host, "none"))
 	}
 	if vm.memoryMiB != int64(m.Plan.MemoryMiB) || vm.vcpus != int64(m.Plan.VCPUs) {
 		f := drift

@@ -18,6 +18,12 @@ func (w *World) Inventory(_ context.Context, pool string) (orchestrator.Inventor
 	if !ok {
 		return orchestrator.Inventory{}, orchestrator.Errorf("Inventory", orchestrator.Permanent, "there is no pool %s", pool)
 	}
+	inv.Residents = map[string][]string{}
+	for _, v := range w.vms {
+		if v.power == "running" {
+			inv.Residents[v.host] = append(inv.Residents[v.host], v.uuid)
+		}
+	}
 	return inv, nil
 }
 

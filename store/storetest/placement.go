@@ -188,6 +188,72 @@ func placement(t *testing.T, h Harness) {
 		}
 	})
 
+	t.Run("MemoryFollowsAMigration", func(t *testing.T) {
+		b := setup(t, h)
+		const left, right = "pool-a-host-0", "pool-a-host-1"
+		inv := inventory("pool-a")
+		inv.Residents = map[string][]string{}
+		others := map[string]string{left: right, right: left}
+		claims := map[string][]orchestrator.Claim{}
+		for n := range 12 { // both hosts are full
+			c := b.taken("a")
+			k := b.placing(c)
+			at := []string{left, right}[n%2]
+			k.Decide = func(l *orchestrator.Ledger) (orchestrator.Placement, json.RawMessage, error) {
+				for i := range l.Pools["pool-a"].Hosts {
+					l.Pools["pool-a"].Hosts[i].Enabled = l.Pools["pool-a"].Hosts[i].UUID == at
+				}
+				return l.Place(b.estate, orchestrator.PlaceRequest{Machine: c.Machine.ID, Image: c.Machine.Image, Plan: c.Machine.Plan, Pool: "pool-a"})
+			}
+			c.Machine.Placement = b.commit(k).Placement
+			c.Machine.VM, c.Machine.Presence = fmt.Sprintf("vm-%d", n), orchestrator.Present
+			claims[at] = append(claims[at], c)
+			if n < 10 { // the last of each host is still at work
+				c.Run.Status = orchestrator.StatusDone
+			}
+			b.commit(orchestrator.Commit{Run: c.Run, Machine: &c.Machine})
+			inv.Residents[others[at]] = append(inv.Residents[others[at]], c.Machine.VM)
+		}
+		inv.Residents["nowhere"] = []string{"vm-0"}
+		reserved := func() [2]int64 {
+			return [2]int64{b.value(`SELECT reserved_mib FROM hosts WHERE uuid = '` + left + `'`), b.value(`SELECT reserved_mib FROM hosts WHERE uuid = '` + right + `'`)}
+		}
+		for range 2 {
+			must(t, b.store.SyncPool(t.Context(), inv)) // all change places at once
+			for at, cs := range claims {
+				for i, c := range cs {
+					m, err := b.store.Machine(t.Context(), c.Machine.ID)
+					must(t, err)
+					want := others[at]
+					if i == len(cs)-1 {
+						want = at
+					}
+					if m.Placement.Host != want {
+						t.Errorf("%s is counted on %s, want %s", m.VM, m.Placement.Host, want)
+					}
+				}
+			}
+			if got := reserved(); got != [2]int64{6 * 1024, 6 * 1024} {
+				t.Errorf("reserved %v", got)
+			}
+		}
+		inv.Residents = map[string][]string{right: {"vm-0", "vm-1", "vm-2", "vm-3", "vm-4", "vm-5", "vm-6", "vm-7", "vm-8", "vm-9"}}
+		must(t, b.store.SyncPool(t.Context(), inv)) // more than the host has
+		if got := reserved(); got != [2]int64{1024, 11 * 1024} {
+			t.Errorf("reserved %v", got)
+		}
+		ledger, err := b.store.Ledger(t.Context())
+		must(t, err)
+		for _, h := range ledger.Pools["pool-a"].Hosts {
+			if h.MemoryMiB != 6*1024 {
+				t.Errorf("host %s has %d MiB", h.UUID, h.MemoryMiB)
+			}
+		}
+		if n := b.value(`SELECT count(*) FROM reservations v JOIN machines m ON m.id = v.machine WHERE m.host <> v.host`); n != 0 {
+			t.Errorf("%d reservations are not where their machines are", n)
+		}
+	})
+
 	t.Run("ForeignMACsFollowTheInventory", func(t *testing.T) {
 		b := setup(t, h)
 		inv := inventory("pool-a")

@@ -155,7 +155,7 @@ func (s *Store) BeginReading(ctx context.Context) error {
 }
 
 // SyncPool implements orchestrator.Operators. A pool that shrank below what is promised keeps its promises and takes nothing new; whoever
-// waits for room is due, for there may be more.
+// waits for room is due, for there may be more. The memory of a machine that was migrated counts where it runs.
 func (s *Store) SyncPool(ctx context.Context, inv orchestrator.Inventory) error {
 	var stmts []Stmt
 	add := func(sql string, args ...any) { stmts = append(stmts, Stmt{SQL: sql, Args: args}) }
@@ -182,5 +182,29 @@ func (s *Store) SyncPool(ctx context.Context, inv orchestrator.Inventory) error 
 	add(`INSERT INTO macs (mac, pool, owner, state) SELECT value, $2, 'foreign', 'foreign' FROM {list $1} AS seen WHERE true
 		ON CONFLICT (mac) DO NOTHING`, list(inv.MACs), inv.Pool)
 	stmts = append(stmts, wake(orchestrator.WakeCapacity))
-	return s.update(ctx, "store.SyncPool", stmts...)
+	return s.update(ctx, "store.SyncPool", append(stmts, follow(inv)...)...)
+}
+
+// moreThanAny is memory (MiB) that no host has.
+const moreThanAny = 1 << 40
+
+// follow moves the reservations of machines to the hosts where their VMs run. A machine with a run under way is left to that run. The
+// memory is in use there, so that the host's room is not asked: like one that shrank, it takes nothing new until there is some.
+func follow(inv orchestrator.Inventory) []Stmt {
+	var stmts []Stmt
+	add := func(sql string, args ...any) { stmts = append(stmts, Stmt{SQL: sql, Args: args}) }
+	for _, h := range inv.Hosts {
+		if vms := inv.Residents[h.UUID]; len(vms) > 0 {
+			add(`UPDATE machines SET host = $2, updated_at = {now} WHERE id IN (SELECT id FROM machines WHERE pool = $1 AND host <> $2 AND vm IN {list $3}
+				AND id NOT IN (SELECT machine FROM runs WHERE status NOT IN ('done', 'canceled')) {skip})`, inv.Pool, h.UUID, list(vms))
+		}
+	}
+	if len(stmts) == 0 {
+		return nil
+	}
+	add(`UPDATE hosts SET memory_mib = memory_mib + CAST($2 AS BIGINT) WHERE pool = $1`, inv.Pool, int64(moreThanAny))
+	add(`UPDATE reservations SET host = (SELECT m.host FROM machines m WHERE m.id = reservations.machine)
+		WHERE pool = $1 AND EXISTS (SELECT 1 FROM machines m WHERE m.id = reservations.machine AND m.host <> reservations.host)`, inv.Pool)
+	add(`UPDATE hosts SET memory_mib = memory_mib - CAST($2 AS BIGINT) WHERE pool = $1`, inv.Pool, int64(moreThanAny))
+	return stmts
 }

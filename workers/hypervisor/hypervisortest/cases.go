@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"slipway/orchestrator"
 )
 
@@ -225,6 +227,9 @@ func inventory(t *testing.T, b *bundle) {
 	now, err := b.Hypervisor.Inventory(t.Context(), b.Pool)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string][]string{b.host: {ref.VM}}, now.Residents); diff != "" {
+		t.Errorf("who runs where: -want +got:\n%s", diff)
 	}
 	if slices.Contains(now.MACs, spec.MAC) {
 		t.Error("our own MAC counts as somebody else's")

@@ -100,6 +100,7 @@ func (b *Backend) Inventory(ctx context.Context, poolID string) (orchestrator.In
 			out.Tagged = append(out.Tagged, rec.machine())
 		}
 	}
+	out.Residents = w.residents()
 	slices.Sort(out.Tagged)
 	out.Tagged = slices.Compact(out.Tagged)
 	slices.Sort(out.MACs)
@@ -115,6 +116,20 @@ func (w whole) ours(vm Ref) bool {
 	}
 	_, tagged := rec.tag()
 	return tagged || rec.isClone()
+}
+
+// residents are our VMs that run, by the host's uuid.
+func (w whole) residents() map[string][]string {
+	out := map[string][]string{}
+	for ref, rec := range w.vms {
+		if host, ok := w.hosts[rec.Host]; ok && w.ours(ref) && isUUID(host.UUID) && isUUID(rec.UUID) {
+			out[host.UUID] = append(out[host.UUID], rec.UUID)
+		}
+	}
+	for _, vms := range out {
+		slices.Sort(vms)
+	}
+	return out
 }
 
 // perVM: xapi adds about 0.8 % and up to 11 MiB to the memory of each VM that it starts; 3 % covers both from 512 MiB upwards.
