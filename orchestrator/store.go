@@ -14,7 +14,14 @@ var (
 	ErrNotFound  = errors.New("not found")
 	ErrFenced    = errors.New("the lease was lost to another worker")
 	ErrStoreAway = errors.New("the database cannot be reached")
+	// ErrStoreFull is an ErrStoreAway: the database answers, and has no room for what is written.
+	ErrStoreFull error = storeFull{}
 )
+
+type storeFull struct{}
+
+func (storeFull) Error() string        { return "the database takes no writes: its disk is full" }
+func (storeFull) Is(target error) bool { return target == ErrStoreAway }
 
 // Store keeps everything that must survive. Implementations are safe for concurrent use; each method is one transaction; leases are
 // measured by the database's clock. Run, Machine and the rest are values: nothing returned is shared.
@@ -291,8 +298,11 @@ type Operators interface {
 	// returns how many. An accepted event stays, because its order may come again.
 	Prune(ctx context.Context) (int, error)
 
-	// Ping is for /readyz; Stats for /metrics.
+	// Ping is for /readyz; Stats for /metrics. Ping reads, and once a call found the database away, it also writes as TryWrite does, until
+	// that succeeds.
 	Ping(ctx context.Context) error
+	// TryWrite commits something and takes it away again.
+	TryWrite(ctx context.Context) error
 	Stats(ctx context.Context) (Stats, error)
 }
 

@@ -32,7 +32,8 @@ type Finding struct {
 const checkTimeout = 20 * time.Second
 
 // Check tries everything that a configuration says, each thing by itself, so that one fault does not hide the next. It changes nothing:
-// the database is opened but not migrated, agents are only asked to test an empty candidate.
+// the database is opened but not migrated, what is written to see whether it takes writes is taken away again, and agents are only asked to
+// test an empty candidate.
 func Check(ctx context.Context, cfg *config.Config, log *slog.Logger) iter.Seq[Finding] {
 	return func(yield func(Finding) bool) {
 		for _, try := range checks(cfg, log) {
@@ -86,7 +87,7 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 				return "", err
 			}
 			note, err := checkSecrets(ctx, cfg, s, log)
-			return note, errors.Join(err, fit(ctx, cfg, s), s.Close())
+			return note, errors.Join(err, s.TryWrite(ctx), fit(ctx, cfg, s), s.Close())
 		}},
 		{"queue", func(ctx context.Context) (string, error) { return checkQueue(ctx, cfg, log) }},
 	}

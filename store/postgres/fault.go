@@ -15,6 +15,7 @@ const (
 	serializationFailure = "40001"
 	deadlockDetected     = "40P01"
 	readOnlyTransaction  = "25006"
+	diskFull             = "53100"
 )
 
 // repeats reports that the server broke a transaction off which may be made again as it was.
@@ -52,6 +53,8 @@ func (db *database) Fault(err error) sqlstore.Fault {
 		return sqlstore.Fault{Constraint: failure.TableName + "." + failure.ColumnName}
 	case class == "23":
 		return sqlstore.Fault{Constraint: failure.ConstraintName}
+	case failure.Code == diskFull:
+		return sqlstore.Fault{Away: true, Full: true}
 	case repeats(err), strings.Contains("08 25 53 55 57 58 XX", class), strings.HasPrefix(failure.Code, "28"):
 		// connection, read-only standby, resources, lock not available, operator's intervention, system error, internal error, login
 		return sqlstore.Fault{Away: true}

@@ -514,12 +514,15 @@ func TestDiskFull(t *testing.T) {
 			break
 		}
 	}
-	isAway(t, refused, "No space left on device")
+	isAway(t, refused, "takes no writes: its disk is full", "No space left on device")
+	isAway(t, s.Ping(t.Context()), "takes no writes: its disk is full")
+	isAway(t, opened(t, d.dsn).TryWrite(t.Context()), "takes no writes: its disk is full")
 	if machines, err := s.Machines(t.Context()); err != nil || len(machines) != taken {
 		t.Errorf("%d machines of %d orders are read: %v", len(machines), taken, err)
 	}
 	eachOnce(t, d, taken)
 	must(t, d.Exec(t.Context(), `DROP TABLE filler`))
+	must(t, s.Ping(t.Context()))
 	acceptAll(t, s, taken, taken+5)
 	eachOnce(t, d, taken+5)
 }

@@ -61,6 +61,9 @@ func fault(err error) sqlstore.Fault {
 	case !errors.As(err, &failure):
 		return sqlstore.Fault{}
 	}
+	if failure.Code() == lib.SQLITE_IOERR_SHMSIZE { // no room for the index of the write-ahead log
+		return sqlstore.Fault{Away: true, Full: true}
+	}
 	switch failure.Code() & 0xff {
 	case lib.SQLITE_CONSTRAINT:
 		name := failure.Error()
@@ -71,7 +74,9 @@ func fault(err error) sqlstore.Fault {
 			name = index
 		}
 		return sqlstore.Fault{Constraint: name}
-	case lib.SQLITE_BUSY, lib.SQLITE_LOCKED, lib.SQLITE_IOERR, lib.SQLITE_FULL, lib.SQLITE_CANTOPEN, lib.SQLITE_READONLY, lib.SQLITE_CORRUPT,
+	case lib.SQLITE_FULL:
+		return sqlstore.Fault{Away: true, Full: true}
+	case lib.SQLITE_BUSY, lib.SQLITE_LOCKED, lib.SQLITE_IOERR, lib.SQLITE_CANTOPEN, lib.SQLITE_READONLY, lib.SQLITE_CORRUPT,
 		lib.SQLITE_NOTADB, lib.SQLITE_INTERRUPT, lib.SQLITE_NOMEM, lib.SQLITE_PROTOCOL, lib.SQLITE_PERM:
 		return sqlstore.Fault{Away: true}
 	}

@@ -133,11 +133,11 @@ func diskFull(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := s.Machines(t.Context()); err != nil { // somebody reads all the time, so that the log stays
+		t.Error(err)
+	}
 	for err == nil {
 		_, err = filler.Write(make([]byte, 4096))
-	}
-	if err := filler.Close(); err != nil {
-		t.Fatal(err)
 	}
 	taken := 5
 	var refused error
@@ -146,12 +146,17 @@ func diskFull(t *testing.T, dir string) {
 			break
 		}
 	}
-	isAway(t, refused, "disk")
+	isAway(t, refused, "takes no writes: its disk is full")
+	isAway(t, s.Ping(t.Context()), "takes no writes: its disk is full")
+	isAway(t, s.TryWrite(t.Context()), "takes no writes: its disk is full")
 	if machines, err := s.Machines(t.Context()); err != nil || len(machines) != taken {
 		t.Errorf("%d machines of %d orders are read: %v", len(machines), taken, err)
 	}
-	if err := os.Remove(filler.Name()); err != nil {
+	if err := errors.Join(filler.Close(), os.Remove(filler.Name())); err != nil {
 		t.Fatal(err)
+	}
+	if err := s.Ping(t.Context()); err != nil {
+		t.Errorf("with room: %v", err)
 	}
 	accept(t, s, taken, taken+5)
 	if n := whole(t, f); n != taken+5 {

@@ -238,5 +238,11 @@ func operators(t *testing.T, h Harness) {
 			}
 		}
 		must(t, b.store.Ping(t.Context()))
+		for range 2 {
+			must(t, b.store.TryWrite(t.Context()))
+			if n := b.value(`SELECT count(*) FROM leases`); n != 0 {
+				t.Errorf("a trial left %d rows", n)
+			}
+		}
 	})
 }

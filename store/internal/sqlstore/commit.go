@@ -30,7 +30,7 @@ func (s *Store) Commit(ctx context.Context, commits []orchestrator.Commit) []orc
 		}
 		fault := s.db.Fault(err)
 		if culprit < 0 || fault.Away {
-			if err = s.fail(op, err); fault.Away {
+			if err = s.fail(op, err); fault.Away && !fault.Full {
 				err = away(op, err)
 			}
 			for _, i := range left {

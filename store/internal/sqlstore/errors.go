@@ -59,6 +59,10 @@ func (s *Store) fail(op string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return orchestrator.Errorf(op, orchestrator.Canceled, "%w: %w", orchestrator.ErrStoreAway, err)
 	case fault.Away:
+		s.doubted.Store(true)
+		if fault.Full {
+			return orchestrator.Errorf(op, orchestrator.Transient, "%w: %w", orchestrator.ErrStoreFull, err)
+		}
 		return away(op, err)
 	default:
 		return orchestrator.E(op, orchestrator.Permanent, err)

@@ -11,6 +11,9 @@ package sqlstore
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"sync/atomic"
 	"time"
 )
 
@@ -57,12 +60,15 @@ type Fault struct {
 	Constraint string
 	// Away is true when the database could not be reached or used at all: nobody knows whether a commit happened.
 	Away bool
+	// Full is true when it is Away for want of room on its disk.
+	Full bool
 }
 
 // Store implements orchestrator.Store.
 type Store struct {
 	db      DB
 	timeout time.Duration
+	doubted atomic.Bool // it was away, and nothing was tried since
 }
 
 // DefaultTimeout bounds a call whose context has no deadline of its own.
@@ -83,11 +89,42 @@ func (s *Store) Close() error { return s.db.Close() }
 // connection prepares once are not counted.
 func (s *Store) Counters() (commits, roundTrips int64) { return s.db.Counters() }
 
-// Ping reports whether the database answers.
+// Ping implements orchestrator.Operators.
 func (s *Store) Ping(ctx context.Context) error {
+	const op = "store.Ping"
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	return s.fail("store.Ping", s.db.Ping(ctx))
+	if err := s.db.Ping(ctx); err != nil {
+		return s.fail(op, err)
+	}
+	if s.doubted.Load() {
+		return s.tryWrite(ctx, op)
+	}
+	return nil
+}
+
+// TryWrite implements orchestrator.Operators.
+func (s *Store) TryWrite(ctx context.Context) error { return s.tryWrite(ctx, "store.TryWrite") }
+
+// tried is how many bytes are written to see whether there is room: more than the last pages of a table may have left.
+const tried = 64 << 10
+
+func (s *Store) tryWrite(ctx context.Context, op string) error {
+	const name = "trial"
+	var noise [tried / 4 * 3]byte // which does not get smaller by being compressed
+	_, _ = rand.Read(noise[:])    // never fails
+	err := s.update(ctx, op, Stmt{
+		SQL: `INSERT INTO leases (name, holder, fence, until) VALUES ($1, $2, 0, 0)
+			ON CONFLICT (name) DO UPDATE SET holder = excluded.holder`,
+		Args: []any{name, base64.StdEncoding.EncodeToString(noise[:])},
+	})
+	if err == nil {
+		err = s.update(ctx, op, Stmt{SQL: `DELETE FROM leases WHERE name = $1`, Args: []any{name}})
+	}
+	if err == nil {
+		s.doubted.Store(false)
+	}
+	return err
 }
 
 func (s *Store) bound(ctx context.Context) (context.Context, context.CancelFunc) {
