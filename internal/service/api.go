@@ -398,33 +398,29 @@ func (s *Service) entries(ctx context.Context, m orchestrator.Machine) ([]api.En
 	return entries, nil
 }
 
-// observe looks at the world before anybody decides: what is there of the machine, a line each. It changes nothing.
+// lookTimeout bounds one look at the world outside, so that an explanation does not wait for who hangs.
+const lookTimeout = 15 * time.Second
+
+// observe looks at the world before anybody decides: what is there of the machine, a line each. It changes nothing. The store is read first:
+// a pool that hangs, and uses up the time, is no fault of the database.
 func (s *Service) observe(ctx context.Context, m orchestrator.Machine) []string {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
 	var found []string
 	say := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
+	entries, unread := s.entries(ctx, m)
+	console, unplaced := ConsolePlace{}, error(nil)
+	if m.Placement.Console != "" {
+		console, unplaced = consolePlaces(s.Config, s.Store)(ctx, m.Placement)
+	}
 	if m.Placement.IsZero() {
 		say("nothing is reserved for it")
 	} else {
-		vm, err := s.Xapi.FindMachine(ctx, orchestrator.MachineRef{Pool: m.Placement.Pool, Machine: m.ID, VM: m.VM, LookOnly: true})
-		switch {
-		case errors.Is(err, orchestrator.ErrNotFound):
-			say("pool %s has no VM of it", m.Placement.Pool)
-		case err != nil:
-			say("pool %s could not be asked: %v", m.Placement.Pool, err)
-		default:
-			say("pool %s has VM %s (%s, %d disks, %s)", m.Placement.Pool, vm.UUID, vm.Power, len(vm.Disks), templateOrVM(vm))
-		}
+		found = append(found, s.lookForVM(ctx, m))
 	}
-	if m.Placement.Console != "" {
-		if place, err := consolePlaces(s.Config, s.Store)(ctx, m.Placement); err == nil {
-			say("its console is %s's, at %s port %d", place.Backend, orElse(place.Host, "the hosts of group "+m.Placement.Console), m.Placement.ConsolePort)
-		}
+	if m.Placement.Console != "" && unplaced == nil {
+		say("its console is %s's, at %s port %d", console.Backend, orElse(console.Host, "the hosts of group "+m.Placement.Console), m.Placement.ConsolePort)
 	}
-	entries, err := s.entries(ctx, m)
-	if err != nil {
-		say("its entries could not be read: %v", err)
+	if unread != nil {
+		say("its entries could not be read: %v", unread)
 	}
 	for _, e := range entries {
 		switch {
@@ -439,6 +435,20 @@ func (s *Service) observe(ctx context.Context, m orchestrator.Machine) []string 
 		}
 	}
 	return found
+}
+
+func (s *Service) lookForVM(ctx context.Context, m orchestrator.Machine) string {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	vm, err := s.Xapi.FindMachine(ctx, orchestrator.MachineRef{Pool: m.Placement.Pool, Machine: m.ID, VM: m.VM, LookOnly: true})
+	switch {
+	case errors.Is(err, orchestrator.ErrNotFound):
+		return fmt.Sprintf("pool %s has no VM of it", m.Placement.Pool)
+	case err != nil:
+		return fmt.Sprintf("pool %s could not be asked: %v", m.Placement.Pool, err)
+	default:
+		return fmt.Sprintf("pool %s has VM %s (%s, %d disks, %s)", m.Placement.Pool, vm.UUID, vm.Power, len(vm.Disks), templateOrVM(vm))
+	}
 }
 
 func templateOrVM(vm orchestrator.VM) string {

@@ -367,3 +367,26 @@ func TestCheck(t *testing.T) {
 		})
 	}
 }
+
+// A pool that hangs is all that an explanation blames.
+func TestObserveBlamesThePoolThatHangs(t *testing.T) {
+	a := newAudited(t)
+	if err := a.site.Fault(0, xapi.Fault{Method: "VM.get_by_uuid", Times: 1000, Hang: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.site.Fault(0, xapi.Fault{Method: "VM.get_all_records_where", Times: 1000, Hang: true}); err != nil {
+		t.Fatal(err)
+	}
+	m, err := a.worker.Store.Machine(t.Context(), a.run.Machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	found := strings.Join(a.worker.Observe(ctx, m), "\n")
+	for _, want := range []string{"pool pool-a could not be asked", "its console is xvp's", "group " + m.Placement.DHCP + " carries it"} {
+		if !strings.Contains(found, want) {
+			t.Errorf("no %q in:\n%s", want, found)
+		}
+	}
+}
