@@ -313,7 +313,17 @@ func (s *Service) find(r *http.Request) (orchestrator.Machine, error) {
 	if err != nil {
 		return orchestrator.Machine{}, orchestrator.FieldErrors{{Field: "machine", Problem: "cannot be read", Fix: "give an id, a name or tenant/name"}}
 	}
-	return s.Store.FindMachine(r.Context(), what)
+	return s.named(r.Context(), what)
+}
+
+// named sends who names several machines to the list of them.
+func (s *Service) named(ctx context.Context, what string) (orchestrator.Machine, error) {
+	m, err := s.Store.FindMachine(ctx, what)
+	var several orchestrator.FieldErrors
+	if errors.As(err, &several) {
+		err = &api.Error{Code: api.CodeRefused, Message: err.Error(), Fields: several, Next: "slipway list"}
+	}
+	return m, err
 }
 
 // activeRun is the machine's run that is not over, or its last one.

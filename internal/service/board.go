@@ -29,7 +29,7 @@ func (s *Service) postWatch(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("pool %q: %w", ask.Pool, orchestrator.ErrNotFound)
 	}
 	for _, what := range ask.What {
-		m, err := s.Store.FindMachine(ctx, what)
+		m, err := s.named(ctx, what)
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -160,8 +161,29 @@ func operators(t *testing.T, h Harness) {
 		}
 		_, err := b.store.FindMachine(t.Context(), one.Order.Name)
 		var several orchestrator.FieldErrors
-		if !errors.As(err, &several) || len(several) != 2 {
+		if !errors.As(err, &several) || len(several) != 2 || !strings.Contains(several[0].Problem, "other/"+one.Order.Name+" of 20") ||
+			!strings.Contains(several[0].Problem, "which is queued") {
 			t.Errorf("two machines of one name: %v", err)
+		}
+	})
+
+	t.Run("FindMachineAmongRemovedNamesakes", func(t *testing.T) {
+		b := setup(t, h)
+		var last orchestrator.Acceptance
+		for range 30 {
+			must(t, b.db.Exec(t.Context(), `UPDATE machines SET presence = 'absent'`))
+			last = b.install()
+			last.Order.Name, last.Machine.Name = "web", "web"
+			b.accept(last)
+		}
+		for _, what := range []string{"it is there", "it is removed as well"} {
+			for _, name := range []string{"acme/web", "web"} {
+				m, err := b.store.FindMachine(t.Context(), name)
+				if err != nil || m.ID != last.Machine.ID {
+					t.Errorf("%s, and %s is %s, %v", what, name, m.ID, err)
+				}
+			}
+			must(t, b.db.Exec(t.Context(), `UPDATE machines SET presence = 'absent'`))
 		}
 	})
 

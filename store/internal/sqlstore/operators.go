@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
+	"time"
 
 	"slipway/orchestrator"
 )
@@ -65,7 +67,11 @@ func (s *Store) Machine(ctx context.Context, id string) (orchestrator.Machine, e
 // minPrefix is how much of an id names a machine.
 const minPrefix = 8
 
-// FindMachine implements orchestrator.Operators. Of machines that had the same name one after another, the one that is not removed is meant.
+// maxCandidates is how many machines a name that several have is answered with.
+const maxCandidates = 20
+
+// FindMachine implements orchestrator.Operators. Of machines of one tenant that had the same name one after another, the one that is not
+// removed is meant, else the newest.
 func (s *Store) FindMachine(ctx context.Context, what string) (orchestrator.Machine, error) {
 	const op = "store.FindMachine"
 	tenant, name, qualified := strings.Cut(what, "/")
@@ -84,26 +90,15 @@ func (s *Store) FindMachine(ctx context.Context, what string) (orchestrator.Mach
 		},
 		Stmt{
 			SQL: `SELECT ` + machineColumns + ` FROM machines m WHERE m.name = $1 AND (CAST($2 AS TEXT) = '' OR m.tenant = $2)
-				OR CAST($3 AS TEXT) <> '' AND m.id LIKE $3 ORDER BY m.tenant, m.name, m.created_at, m.id LIMIT 100`,
-			Args: []any{name, tenant, prefix}, Scan: collectMachines(&loose),
+				OR CAST($3 AS TEXT) <> '' AND m.id LIKE $3 ORDER BY CASE WHEN m.presence = 'absent' THEN 1 ELSE 0 END, m.created_at DESC, m.id LIMIT $4`,
+			Args: []any{name, tenant, prefix, maxCandidates}, Scan: collectMachines(&loose),
 		})
 	if err != nil {
 		return orchestrator.Machine{}, err
 	}
 	hits := exact
 	if len(hits) == 0 {
-		hits = loose
-	}
-	if len(hits) > 1 {
-		var here []orchestrator.Machine
-		for _, m := range hits {
-			if m.Presence != orchestrator.Absent {
-				here = append(here, m)
-			}
-		}
-		if len(here) == 1 {
-			hits = here
-		}
+		hits = meant(loose)
 	}
 	switch len(hits) {
 	case 0:
@@ -113,9 +108,26 @@ func (s *Store) FindMachine(ctx context.Context, what string) (orchestrator.Mach
 	}
 	var several orchestrator.FieldErrors
 	for _, m := range hits {
-		several = append(several, orchestrator.FieldError{Field: "machine", Problem: fmt.Sprintf("%q may be %s/%s", what, m.Tenant, m.Name), Fix: "use " + m.ID})
+		several = append(several, orchestrator.FieldError{Field: "machine", Fix: "use " + m.ID,
+			Problem: fmt.Sprintf("%q may be %s/%s of %s, which is %s", what, m.Tenant, m.Name, m.CreatedAt.UTC().Format(time.DateTime), m.State)})
 	}
 	return orchestrator.Machine{}, several
+}
+
+// meant are those of the hits, the newest first and the removed last, that an operator may mean: nobody means a removed one while there is
+// another, nor an older one of the same tenant and name.
+func meant(hits []orchestrator.Machine) []orchestrator.Machine {
+	here := slices.DeleteFunc(slices.Clone(hits), func(m orchestrator.Machine) bool { return m.Presence == orchestrator.Absent })
+	if len(here) > 0 {
+		return here
+	}
+	seen := map[[2]string]bool{}
+	return slices.DeleteFunc(hits, func(m orchestrator.Machine) bool {
+		name := [2]string{m.Tenant, m.Name}
+		older := seen[name]
+		seen[name] = true
+		return older
+	})
 }
 
 // Machines implements orchestrator.Operators: all there ever were, by tenant and name.
