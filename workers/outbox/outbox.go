@@ -26,7 +26,7 @@ type Config struct {
 	}
 	// Publish sends events in their order and returns when all are confirmed.
 	Publish func(context.Context, []orchestrator.Event) error
-	// Parked, when set, hears of every run that parks and of every halt of the guard, once the event is published; it must not block.
+	// Parked, when set, hears of every run that parks and of every halt of the guard, once the event is published, like everybody at least once; it must not block.
 	Parked func(orchestrator.Event)
 	Holder string
 	Log    *slog.Logger
@@ -123,15 +123,15 @@ func (p *Publisher) Once(ctx context.Context) (more bool, err error) {
 	for i, e := range events {
 		ids[i] = e.ID
 	}
-	if err := p.Store.MarkPublished(ctx, ids); err != nil {
-		return false, err
-	}
-	if p.Parked != nil {
+	if p.Parked != nil { // before the mark: a worker that dies in between leaves it to the next one
 		for _, e := range events {
 			if e.Type == orchestrator.EventParked || e.Type == orchestrator.EventHalted {
 				p.Parked(e)
 			}
 		}
+	}
+	if err := p.Store.MarkPublished(ctx, ids); err != nil {
+		return false, err
 	}
 	return len(events) == asked, nil
 }

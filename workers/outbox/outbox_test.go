@@ -342,7 +342,7 @@ func TestParkedHook(t *testing.T) {
 		var parked []string
 		defer start(t, k, b, "a", func(c *Config) {
 			c.Parked = func(e orchestrator.Event) {
-				if !k.marked[e.ID] {
+				if !slices.ContainsFunc(b.heard, func(out orchestrator.Event) bool { return out.ID == e.ID }) {
 					t.Error("it heard before the event was out")
 				}
 				parked = append(parked, e.Machine)
@@ -351,6 +351,21 @@ func TestParkedHook(t *testing.T) {
 		pass(time.Minute)
 		if !slices.Equal(parked, []string{"m2", "m3", "m4"}) {
 			t.Errorf("it heard of %v", parked)
+		}
+	})
+}
+
+// A worker that dies when an event is out and not marked leaves the notice to the next one.
+func TestParkedHookHearsAtLeastOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, b := &kept{marked: map[int64]bool{}, unmark: 1}, &broker{}
+		k.add("m", 1, orchestrator.EventParked)
+		heard := 0
+		p := New(Config{
+			Store: k, Publish: b.publish("a"), Parked: func(orchestrator.Event) { heard++ }, Holder: "a", Log: slog.New(slog.DiscardHandler),
+		})
+		if _, err := p.Once(t.Context()); err == nil || heard != 1 {
+			t.Errorf("heard %d, %v", heard, err)
 		}
 	})
 }
