@@ -92,6 +92,9 @@ func kindOfCode(code string) (orchestrator.Kind, bool) {
 		"TASK_CANCELLED": // by somebody on the pool: this package never cancels a task
 		return orchestrator.Transient, true
 
+	case "NOT_SUPPORTED_DURING_UPGRADE": // refused before anything was done, until the pool's rolling upgrade is over
+		return orchestrator.Away, true
+
 	case codeNotEnoughMemory, "HOST_NOT_ENOUGH_PCPUS", codeNoHostsAvailable, "HOST_DISABLED", "HOST_OFFLINE", "HOST_NOT_LIVE",
 		"VM_REQUIRES_SR", "VM_REQUIRES_NETWORK", "HOST_CANNOT_ATTACH_NETWORK",
 		"SR_FULL", "SR_BACKEND_FAILURE_44": // SR_FULL is declared; 44 is what a full storage really answers
@@ -102,7 +105,7 @@ func kindOfCode(code string) (orchestrator.Kind, bool) {
 
 	case codeUUIDInvalid,
 		"INVALID_VALUE", "VALUE_NOT_SUPPORTED", "MAC_INVALID", "INVALID_DEVICE", "VM_IS_TEMPLATE", "VM_HVM_REQUIRED", "FIELD_TYPE_ERROR",
-		codeLicenceRestriction, "OPERATION_NOT_ALLOWED", "OPERATION_BLOCKED", "RBAC_PERMISSION_DENIED", "NOT_SUPPORTED_DURING_UPGRADE",
+		codeLicenceRestriction, "OPERATION_NOT_ALLOWED", "OPERATION_BLOCKED", "RBAC_PERMISSION_DENIED",
 		"VM_IS_PROTECTED", "VM_MISSING_PV_DRIVERS", "SESSION_NOT_REGISTERED",
 		"INTERNAL_ERROR": // also xapi's word for a malformed argument: repeating it blindly helps nobody
 		return orchestrator.Permanent, true

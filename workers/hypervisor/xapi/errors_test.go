@@ -13,6 +13,7 @@ func TestKindOfCodes(t *testing.T) {
 		"SESSION_INVALID":                    orchestrator.Transient,
 		"HOST_IS_SLAVE":                      orchestrator.Transient,
 		"HOST_STILL_BOOTING":                 orchestrator.Transient,
+		"NOT_SUPPORTED_DURING_UPGRADE":       orchestrator.Away,
 		"TOO_MANY_PENDING_TASKS":             orchestrator.Transient,
 		"CANNOT_CONTACT_HOST":                orchestrator.Transient,
 		"VDI_IN_USE":                         orchestrator.Transient,
