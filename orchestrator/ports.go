@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 )
 
@@ -270,11 +271,15 @@ const (
 	PortSilent PortAnswer = "silent"
 )
 
+// ErrNameTaken says that a name in the DNS is somebody else's.
+var ErrNameTaken = errors.New("the name is somebody else's")
+
 // Names publishes machines in the DNS. What it makes it marks with the machine's id, and it takes nothing for the machine's without that
 // mark: a name that somebody else has, or that has lost its mark, is never changed or removed. A server that refuses for good (no such zone,
 // a key that is not allowed) is kind Permanent, one that is away or busy Transient, a lost answer Unknown.
 type Names interface {
-	// EnsureName makes the records of the machine, forward first. A name that is somebody else's is kind Permanent and left as it is.
+	// EnsureName makes the records of the machine, forward first. A name that is somebody else's is kind Permanent, ErrNameTaken (wrapped), and
+	// left as it is.
 	EnsureName(ctx context.Context, machine string, r NameRecord) error
 	// RemoveName removes the records that are the machine's, the pointer first. What is not the machine's stays, without an error.
 	RemoveName(ctx context.Context, machine string, r NameRecord) error

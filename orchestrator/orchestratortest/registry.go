@@ -41,7 +41,7 @@ func (w *World) EnsureName(_ context.Context, machine string, r orchestrator.Nam
 			w.dns[want.name] = entry{want.value, machine}
 			w.Effects["name"]++
 		case held != entry{want.value, machine}:
-			return orchestrator.Errorf("EnsureName", orchestrator.Permanent, "%s is somebody else's", want.name)
+			return orchestrator.Errorf("EnsureName", orchestrator.Permanent, "%s: %w", want.name, orchestrator.ErrNameTaken)
 		}
 	}
 	return w.pass(p, After)

@@ -43,7 +43,7 @@ func New(p Ports) *orchestrator.Process {
 		row{From: "guest_changed", Step: "change_dhcp", To: "dhcp_changed", Uses: orchestrator.UsesDHCP, When: changesHost,
 			Do: host(p.Desired, wanted), Undo: unlessTakenOver(host(p.Desired, former))},
 		row{From: "dhcp_changed", Step: "rename_dns", To: "dns_renamed", When: changesName,
-			Do: renameDNS(p.Names, wanted), Undo: unlessTakenOver(renameDNS(p.Names, former)), Marks: marks{Skip: true}},
+			Do: renameDNS(p.Names, wanted), Undo: unlessTakenOver(renameBack(p.Names)), Marks: marks{Skip: true}},
 		row{From: "dns_renamed", Step: "rename_monitoring", To: "monitoring_renamed", When: changesMonitored,
 			Do: renameMonitored(p.Monitoring, wanted), Undo: unlessTakenOver(renameMonitored(p.Monitoring, former)), Marks: marks{Skip: true}},
 		row{From: "monitoring_renamed", Step: "change_rules", To: "rules_changed", Uses: orchestrator.UsesFirewall, When: changesRules,

@@ -2,6 +2,7 @@ package reconfigure
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"slipway/orchestrator"
@@ -55,6 +56,23 @@ func renameDNS(n orchestrator.Names, of side) act {
 			}
 		}
 		return register(ctx, s)
+	}
+}
+
+// renameBack gives the machine its former name again, which was free meanwhile. When another machine has it by now, this one is left without:
+// nobody could end the run otherwise.
+func renameBack(n orchestrator.Names) act {
+	rename, remove := renameDNS(n, former), uninstall.UnregisterDNS(n)
+	return func(ctx context.Context, s *orchestrator.Step) (orchestrator.Outcome, error) {
+		outcome, err := rename(ctx, s)
+		if !errors.Is(err, orchestrator.ErrNameTaken) {
+			return outcome, err
+		}
+		taken := err
+		if outcome, err = remove(ctx, s); err != nil || outcome.Wait != nil {
+			return outcome, err
+		}
+		return orchestrator.Finished("the machine has no name in the DNS any more: %v", taken)
 	}
 }
 

@@ -84,7 +84,7 @@ func (c *Client) ensure(ctx context.Context, op string, s server, r record) erro
 	case found.text == "":
 		return orchestrator.Errorf(op, orchestrator.Conflict, "%s was changed by somebody else just now", r.name())
 	default:
-		return orchestrator.Errorf(op, orchestrator.Permanent, "%s is not this machine's and is left as it is: it has %s", r.name(), found.text)
+		return orchestrator.Errorf(op, orchestrator.Permanent, "%s is not this machine's and is left as it is: it has %s: %w", r.name(), found.text, orchestrator.ErrNameTaken)
 	}
 }
 
