@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jedib0t/go-pretty/v6/table"
+
 	"slipway/internal/api"
 )
 
@@ -60,6 +62,31 @@ func TestListSaysThatThereAreMore(t *testing.T) {
 		}
 		if code != tc.code || len(runs) != tc.shown || strings.Contains(stderr.String(), "there are more") != tc.more {
 			t.Errorf("--limit %s: code %d, %d runs, %q", tc.limit, code, len(runs), stderr.String())
+		}
+	}
+}
+
+// The reason of a run has the room that the terminal leaves, and says nothing twice.
+func TestRunTable(t *testing.T) {
+	const id = "01a20290-33ef-7690-8000-000000000001"
+	cause := "dial tcp 10.77.0.10:22: connect: no route to host, after " + strings.Repeat("x", 400)
+	runs := []api.Run{{Machine: id, Tenant: "acme", Name: "web-1", Reason: "waiting for the guest: ssh.Probe: machine " + id + ": " + cause}}
+	for _, tc := range []struct{ width, least, most int }{
+		{0, 400, 500},   // no terminal: all that is worth reading
+		{300, 290, 300}, // the rest of a wide one
+		{80, 150, 240},  // too narrow for any: the reason keeps its least
+	} {
+		w := table.NewWriter()
+		w.SetStyle(table.StyleLight)
+		w.Style().Options = table.OptionsNoBordersAndSeparators
+		runTable(w, runs, tc.width)
+		lines := strings.Split(w.Render(), "\n")
+		row := lines[len(lines)-1]
+		if n := len([]rune(row)); n < tc.least || n > tc.most {
+			t.Errorf("width %d: a row of %d", tc.width, n)
+		}
+		if !strings.Contains(row, "waiting for the guest: dial tcp 10.77.0.10:22") || strings.Count(row, id) != 1 {
+			t.Errorf("width %d: %s", tc.width, row)
 		}
 	}
 }

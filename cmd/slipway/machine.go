@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
@@ -108,14 +109,41 @@ func (c listCmd) Run(e *env) error {
 	case len(runs) == 0 && c.Tenant != "":
 		fmt.Fprintf(e.stderr, "slipway: nothing of tenant %q was found\n", clean(c.Tenant))
 	}
-	return e.print(runs, func(t table.Writer) { runTable(t, runs) })
+	return e.print(runs, func(t table.Writer) { runTable(t, runs, columns(e.stdout)) })
 }
 
-func runTable(t table.Writer, runs []api.Run) {
-	t.AppendHeader(table.Row{"machine", "tenant", "name", "process", "state", "status", "pool", "private", "public", "for", "reason"})
-	for _, r := range runs {
-		t.AppendRow(table.Row{r.Machine, r.Tenant, r.Name, r.Process, r.State, r.Status, dash(r.Pool), dash(r.Private), dash(r.Public), ago(r.Updated), clip(r.Reason, 60)})
+// runTable lists runs; width is the terminal's, 0 without one. The reason comes last and takes what room the terminal has left.
+func runTable(t table.Writer, runs []api.Run, width int) {
+	header := table.Row{"machine", "tenant", "name", "process", "state", "status", "pool", "private", "public", "for", "reason"}
+	rows, widths := make([]table.Row, len(runs)), make([]int, len(header)-1)
+	for i, r := range runs {
+		rows[i] = table.Row{r.Machine, r.Tenant, r.Name, r.Process, r.State, r.Status, dash(r.Pool), dash(r.Private), dash(r.Public), ago(r.Updated)}
 	}
+	room := width
+	for i := range widths {
+		widths[i] = len(fmt.Sprint(header[i]))
+		for _, row := range rows {
+			widths[i] = max(widths[i], utf8.RuneCountInString(fmt.Sprint(row[i])))
+		}
+		room -= widths[i] + 2 // the table's own blanks
+	}
+	const least, most = 60, 300
+	if width == 0 {
+		room = most
+	}
+	t.AppendHeader(header)
+	for i, r := range runs {
+		t.AppendRow(append(rows[i], clip(reasonOf(r), max(room-2, least))))
+	}
+}
+
+// reasonOf leaves out of a reason what says nothing in a list: our operations' names, and the machine's id, which is the first column.
+func reasonOf(r api.Run) string {
+	reason := api.Words(clean(r.Reason))
+	if r.Machine != "" {
+		reason = strings.ReplaceAll(reason, "machine "+r.Machine+": ", "")
+	}
+	return reason
 }
 
 type showCmd struct {
@@ -160,7 +188,7 @@ func (c showCmd) Run(e *env) error {
 	line("exits", strings.Join(m.Exits, ", "))
 	line("hint", m.Hint)
 	fmt.Fprintln(e.stdout)
-	if err := e.print(nil, func(t table.Writer) { runTable(t, m.Runs) }); err != nil {
+	if err := e.print(nil, func(t table.Writer) { runTable(t, m.Runs, columns(e.stdout)) }); err != nil {
 		return err
 	}
 	fmt.Fprintln(e.stdout)

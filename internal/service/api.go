@@ -105,6 +105,7 @@ func (s *Service) routes() http.Handler {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			answer, err := do(r)
 			if err != nil {
+				s.log.Debug("refused", "method", r.Method, "path", r.URL.Path, "error", err)
 				writeJSON(w, statusOf(err), refusal(err))
 				return
 			}
@@ -172,7 +173,7 @@ func writeJSON(w http.ResponseWriter, status int, body any) {
 func refusal(err error) *api.Error {
 	var already *api.Error
 	var fields orchestrator.FieldErrors
-	e := &api.Error{Code: api.CodeInternal, Message: err.Error()}
+	e := &api.Error{Code: api.CodeInternal, Message: api.Words(err.Error())}
 	switch {
 	case errors.As(err, &already):
 		return already
@@ -686,7 +687,7 @@ func (s *Service) postApproveShrink(r *http.Request) (any, error) {
 // brokerAway tells a broker that does not answer from a letter that is not there.
 func brokerAway(err error) error {
 	if orchestrator.KindOf(err) == orchestrator.Transient || orchestrator.KindOf(err) == orchestrator.Unknown {
-		return &api.Error{Code: api.CodeAway, Message: err.Error(), Next: "slipway check"}
+		return &api.Error{Code: api.CodeAway, Message: api.Words(err.Error()), Next: "slipway check"}
 	}
 	return err
 }
@@ -723,7 +724,7 @@ func (s *Service) onLetter(r *http.Request, verb string, do func(context.Context
 // missing sends who names what is not there to the list of what is.
 func missing(err error, list string) error {
 	if errors.Is(err, orchestrator.ErrNotFound) {
-		return &api.Error{Code: api.CodeNotFound, Message: err.Error(), Next: list}
+		return &api.Error{Code: api.CodeNotFound, Message: api.Words(err.Error()), Next: list}
 	}
 	return err
 }

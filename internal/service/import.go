@@ -37,7 +37,7 @@ func (s *Service) postImport(r *http.Request) (any, error) {
 	}
 	vm, err := s.Xapi.FindStranger(ctx, pool.ID, order.Import.VM)
 	if errors.Is(err, orchestrator.ErrNotFound) {
-		return nil, &api.Error{Code: api.CodeNotFound, Message: err.Error(), Next: "slipway pool scan " + pool.ID}
+		return nil, &api.Error{Code: api.CodeNotFound, Message: api.Words(err.Error()), Next: "slipway pool scan " + pool.ID}
 	}
 	if err != nil {
 		return nil, err
