@@ -94,6 +94,9 @@ func (e *env) alter(what string, o orchestrator.Order, flags alterFlags) error {
 		return err
 	}
 	if !flags.Yes {
+		if err := settled(m, o.Type); err != nil {
+			return err
+		}
 		if err := e.showOrder(order.Body); err != nil {
 			return err
 		}
@@ -108,6 +111,27 @@ func (e *env) alter(what string, o orchestrator.Order, flags alterFlags) error {
 		return err
 	}
 	return watchCmd{Machine: []string{accepted.Machine}, Patience: patience}.Run(e)
+}
+
+// settled refuses what an order would be refused for as its machine stands now; serve looks again when it is ordered.
+func settled(m api.Machine, order orchestrator.OrderType) error {
+	problem := ""
+	for _, r := range m.Runs {
+		if orchestrator.Status(r.Status).Active() {
+			problem = fmt.Sprintf("has a run of %s under way, %s in state %s", r.Process, r.Status, r.State)
+		}
+	}
+	switch {
+	case problem != "":
+	case m.State != orchestrator.StateReady && m.State != orchestrator.StateSuspended:
+		problem = "is not a finished machine: its state is " + m.State
+	case m.State == orchestrator.StateSuspended && order == orchestrator.OrderReconfigure:
+		problem = "is suspended"
+	}
+	if problem == "" {
+		return nil
+	}
+	return hinted{error: fmt.Errorf("machine %s %s", m.ID, problem), next: "slipway show " + m.ID, code: exitConflict}
 }
 
 func (e *env) showOrder(body []byte) error {
