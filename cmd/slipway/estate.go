@@ -236,6 +236,7 @@ func (c deadShowCmd) Run(e *env) error {
 
 type deadRequeueCmd struct {
 	Letter string `arg:""`
+	Yes    bool   `help:"Taken as by every verb that changes something, and not asked for: what fails again comes back."`
 }
 
 func (c deadRequeueCmd) Run(e *env) error {

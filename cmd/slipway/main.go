@@ -93,6 +93,7 @@ type cli struct {
 	Agent   agentCmd   `cmd:"" help:"The agent on an appliance."`
 	Demo    demoCmd    `cmd:"" help:"Watch orders become machines on simulators; no root, no servers."`
 	Version versionCmd `cmd:"" help:"Print the version."`
+	Help    helpCmd    `cmd:"" hidden:""`
 }
 
 // env is what every verb gets.
@@ -283,6 +284,22 @@ type versionCmd struct{}
 func (versionCmd) Run(e *env) error {
 	_, err := fmt.Fprintln(e.stdout, "slipway", version())
 	return err
+}
+
+// helpCmd is --help for those who type it as a verb.
+type helpCmd struct {
+	Verb []string `arg:"" optional:""`
+}
+
+func (c helpCmd) Run(of *kong.Context) error {
+	at, err := kong.Trace(of.Kong, c.Verb)
+	if err == nil {
+		err = at.Error
+	}
+	if err != nil {
+		return hinted{error: err, next: "slipway --help", code: exitUsage}
+	}
+	return at.PrintUsage(false)
 }
 
 var released string // -ldflags "-X main.released=1.2.3"
