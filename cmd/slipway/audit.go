@@ -49,9 +49,9 @@ func (c auditSiteCmd) Run(e *env) error {
 func auditVerdict(a api.Audit) error {
 	switch {
 	case len(a.Unread) > 0:
-		return hinted{error: fmt.Errorf("%d places could not be read, %d findings in the others", len(a.Unread), len(a.Findings)), next: "slipway check", code: exitUnread}
+		return hinted{error: fmt.Errorf("%s could not be read, %s in the others", count(len(a.Unread), "place"), count(len(a.Findings), "finding")), next: "slipway check", code: exitUnread}
 	case len(a.Findings) > 0:
-		return hinted{error: fmt.Errorf("%d findings", len(a.Findings)), next: a.Findings[0].Repair, code: exitFindings}
+		return hinted{error: errors.New(count(len(a.Findings), "finding")), next: a.Findings[0].Repair, code: exitFindings}
 	}
 	return nil
 }
@@ -116,9 +116,24 @@ func (c auditSiteCmd) begins(f api.Finding) string {
 
 // table numbers the findings: their commands follow below, whole and fit to be copied.
 func (c auditSiteCmd) table(t table.Writer, findings []api.Finding) {
-	t.AppendHeader(table.Row{c.By, "#", "kind", "owner", "where", "what", "problem"})
+	header, of := table.Row{c.By, "#"}, []func(api.Finding) string{}
+	column := func(name, by string, cell func(api.Finding) string) {
+		if c.By != by { // what the table begins with is not there twice
+			header, of = append(header, name), append(of, cell)
+		}
+	}
+	column("kind", "kind", func(f api.Finding) string { return f.Kind })
+	column("owner", "owner", api.Finding.Owner)
+	column("where", "place", func(f api.Finding) string { return f.Place })
+	column("what", "", func(f api.Finding) string { return clip(f.Object, 60) })
+	column("problem", "", func(f api.Finding) string { return clip(f.Problem, 120) })
+	t.AppendHeader(header)
 	for i, f := range findings {
-		t.AppendRow(table.Row{c.begins(f), i + 1, f.Kind, f.Owner(), f.Place, clip(f.Object, 60), clip(f.Problem, 120)})
+		row := table.Row{c.begins(f), i + 1}
+		for _, cell := range of {
+			row = append(row, cell(f))
+		}
+		t.AppendRow(row)
 	}
 }
 
@@ -173,18 +188,18 @@ func (c auditSiteCmd) repair(e *env) error {
 		}
 		switch {
 		case len(r.Plan) == 0:
-			fmt.Fprintf(e.stdout, "nothing is safe to be repaired; %d findings are for an operator\n", left)
+			fmt.Fprintf(e.stdout, "nothing is safe to be repaired; left to an operator: %s\n", count(left, "finding"))
 		case !r.Done:
-			fmt.Fprintf(e.stdout, "nothing was done; to do it: slipway audit --repair --yes --reason WHY (%d findings are left to an operator)\n", left)
+			fmt.Fprintf(e.stdout, "nothing was done; to do it: slipway audit --repair --yes --reason WHY (left to an operator: %s)\n", count(left, "finding"))
 		default:
-			fmt.Fprintf(e.stdout, "%d findings are left to an operator: slipway audit\n", left)
+			fmt.Fprintf(e.stdout, "left to an operator: %s; slipway audit\n", count(left, "finding"))
 		}
 	}
 	if len(r.Failed) > 0 {
 		return hinted{error: errors.New("not everything could be repaired"), next: "slipway audit", code: exitFailure}
 	}
 	if len(r.Audit.Unread) > 0 {
-		return hinted{error: fmt.Errorf("%d places could not be read", len(r.Audit.Unread)), next: "slipway check", code: exitUnread}
+		return hinted{error: fmt.Errorf("%s could not be read", count(len(r.Audit.Unread), "place")), next: "slipway check", code: exitUnread}
 	}
 	return nil
 }

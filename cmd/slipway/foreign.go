@@ -68,11 +68,12 @@ func (e *env) printScan(scanned api.Scanned, command string) error {
 	if e.Output == "json" {
 		return e.print(scanned, nil)
 	}
-	fresh := 0
+	fresh, read := 0, 0
 	for _, s := range scanned.Sources {
 		if s.Problem != "" {
 			continue
 		}
+		read++
 		if err := e.print(nil, func(t table.Writer) {
 			t.AppendHeader(table.Row{"source", "what", "in", "value", "whose", "where", "state"})
 			for _, f := range s.Found {
@@ -97,6 +98,7 @@ func (e *env) printScan(scanned api.Scanned, command string) error {
 		}
 	}
 	switch {
+	case read == 0: // the error says it
 	case scanned.Done:
 		fmt.Fprintf(e.stdout, "done:  %d reserved as foreign\n", fresh)
 	case fresh == 0:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -70,4 +71,12 @@ func dash(s string) string {
 		return "-"
 	}
 	return clean(s)
+}
+
+// count is a number of things in words: "1 finding", "2 findings".
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return strconv.Itoa(n) + " " + thing
 }

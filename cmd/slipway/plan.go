@@ -32,7 +32,7 @@ func (c planCmd) Run(e *env) error {
 		printPlan(e.stdout, p)
 	}
 	if n := unreadOf(p); n > 0 {
-		return hinted{error: fmt.Errorf("%d places could not be read: the plan does not know what they have", n), next: "slipway check", code: exitUnread}
+		return hinted{error: fmt.Errorf("%s could not be read: the plan does not know what is there", count(n, "place")), next: "slipway check", code: exitUnread}
 	}
 	return nil
 }

@@ -108,7 +108,7 @@ func (checkCmd) Run(e *env) error {
 		fmt.Fprintln(e.stdout)
 	}
 	if failed > 0 {
-		return hinted{error: fmt.Errorf("%d checks failed", failed), next: "put them right, then: slipway check --config " + e.Config, code: exitFailure}
+		return hinted{error: fmt.Errorf("%s failed", count(failed, "check")), next: "put them right, then: slipway check --config " + e.Config, code: exitFailure}
 	}
 	return nil
 }
