@@ -75,16 +75,24 @@ func (checkCmd) Run(e *env) error {
 		What  string `json:"what"`
 		Note  string `json:"note,omitempty"`
 		Error string `json:"error,omitempty"`
+
+		Skipped bool   `json:"skipped,omitempty"`
+		Warning string `json:"warning,omitempty"`
 	}
 	failed := 0
 	for finding := range service.Check(e.ctx, cfg, e.log) {
-		mark := "ok  "
-		if finding.Err != nil {
-			mark = "FAIL"
+		mark, problem := "ok  ", finding.Warning
+		switch {
+		case finding.Err != nil:
+			mark, problem = "FAIL", finding.Err.Error()
 			failed++
+		case finding.Skipped:
+			mark = "skip"
+		case finding.Warning != "":
+			mark = "warn"
 		}
 		if e.Output == "json" {
-			r := result{What: finding.What, Note: finding.Note}
+			r := result{What: finding.What, Note: finding.Note, Skipped: finding.Skipped, Warning: finding.Warning}
 			if finding.Err != nil {
 				r.Error = finding.Err.Error()
 			}
@@ -95,8 +103,8 @@ func (checkCmd) Run(e *env) error {
 		}
 		fmt.Fprintf(e.stdout, "%s %s", mark, finding.What)
 		switch {
-		case finding.Err != nil:
-			for i, line := range strings.Split(finding.Err.Error(), "\n") { // one for each field
+		case problem != "":
+			for i, line := range strings.Split(problem, "\n") { // one for each field
 				if i > 0 {
 					fmt.Fprintf(e.stdout, "\n     %s", finding.What)
 				}

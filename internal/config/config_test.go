@@ -341,6 +341,30 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
+// A secret that everybody may read is found wherever it stands; one of its owner and group is not remarked upon.
+func TestExposed(t *testing.T) {
+	path := write(t, good)
+	dir := filepath.Dir(path)
+	for name, mode := range map[string]os.FileMode{"secrets/vault.key": 0o640, "pool-a.password": 0o644, "agents.key": 0o606, "xvp.password": 0o604} {
+		file := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte("x"), 0o600), os.Chmod(file, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"groups.dhcp-a.members[1].ssh.key: everybody may open " + dir + "/agents.key (mode 0606): chmod o= " + dir + "/agents.key",
+		"groups.xvp-a.accounts.pool-a.password: everybody may open " + dir + "/xvp.password (mode 0604): chmod o= " + dir + "/xvp.password",
+		"pools.pool-a.xenapi.password: everybody may open " + dir + "/pool-a.password (mode 0644): chmod o= " + dir + "/pool-a.password",
+	}
+	if diff := cmp.Diff(want, c.Exposed()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // A pool's members have a certificate each.
 func TestPins(t *testing.T) {
 	a, b := strings.Repeat("ab", 32), strings.Repeat("cd", 32)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -21,12 +22,23 @@ import (
 	"slipway/workers/postinstall"
 )
 
-// Finding is one thing that was tried.
+// Finding is one thing that was tried. Skipped says that it could not be, with why in Note; Warning what is no failure and should be looked at.
 type Finding struct {
-	What string
-	Note string
-	Err  error
+	What    string
+	Note    string
+	Skipped bool
+	Warning string
+	Err     error
 }
+
+// skipped ends a try that could not be made, for a reason that is another's failure; warned one that found something to look at.
+type (
+	skipped string
+	warned  string
+)
+
+func (s skipped) Error() string { return string(s) }
+func (w warned) Error() string  { return string(w) }
 
 // checkTimeout bounds each single try.
 const checkTimeout = 20 * time.Second
@@ -40,7 +52,16 @@ func Check(ctx context.Context, cfg *config.Config, log *slog.Logger) iter.Seq[F
 			tryCtx, cancel := context.WithTimeout(ctx, checkTimeout)
 			note, err := try.do(tryCtx)
 			cancel()
-			if !yield(Finding{What: try.what, Note: note, Err: err}) {
+			finding := Finding{What: try.what, Note: note, Err: err}
+			var skip skipped
+			var warning warned
+			switch {
+			case errors.As(err, &skip):
+				finding = Finding{What: try.what, Note: string(skip), Skipped: true}
+			case errors.As(err, &warning):
+				finding = Finding{What: try.what, Warning: string(warning)}
+			}
+			if !yield(finding) {
 				return
 			}
 		}
@@ -62,6 +83,12 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 			return "keys " + strings.Join(v.Keys(), ", "), nil
 		}},
 		{"login_key", func(context.Context) (string, error) { _, err := readLoginKey(cfg); return "", err }},
+		{"secrets' files", func(context.Context) (string, error) {
+			if exposed := cfg.Exposed(); len(exposed) > 0 {
+				return "", warned(strings.Join(exposed, "\n"))
+			}
+			return "", nil
+		}},
 		{"templates", func(context.Context) (string, error) {
 			catalogue, err := loadCatalogue(cfg)
 			if err != nil {
@@ -81,6 +108,11 @@ func checks(cfg *config.Config, log *slog.Logger) []try {
 			dsn, err := DatabaseURL(cfg)
 			if err != nil {
 				return "", err
+			}
+			if file, ok := strings.CutPrefix(dsn, "sqlite:"); ok {
+				if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+					return "", fmt.Errorf("%s is not there yet: make it with slipway migrate, or name the right file in `database`", file)
+				}
 			}
 			s, err := store.Open(ctx, dsn)
 			if err != nil {

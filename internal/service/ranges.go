@@ -20,11 +20,11 @@ func checkRanges(ctx context.Context, cfg *config.Config, g config.Group, m conf
 	defer ways.Close()
 	c, err := ways.open(m)
 	if err != nil {
-		return "unchecked: " + err.Error(), nil
+		return "", skipped(err.Error())
 	}
 	survey, err := appliance.Survey(ctx, c, orchestrator.DHCP)
 	if err != nil {
-		return "unchecked: " + err.Error(), nil
+		return "", skipped(err.Error())
 	}
 	reserved, err := takenAddresses(ctx, cfg)
 	unknown := ""
