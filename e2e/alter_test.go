@@ -281,7 +281,7 @@ func TestMachineInUseIsChangedAndSuspendedOnRealParts(t *testing.T) {
 		if err := u.opens(password); err == nil || strings.Contains(u.console.read(consoleFile), u.machine.VM) {
 			t.Errorf("the console opens: %v", err)
 		}
-		if said, code := u.verb("reconfigure", "vm-0001", "--shut", "--yes"); code != 3 || !strings.Contains(said, "is suspended") {
+		if said, code := u.verb("reconfigure", "vm-0001", "--shut", "--yes"); code != 5 || !strings.Contains(said, "is suspended") {
 			t.Errorf("a reconfiguration of a suspended machine ends with %d: %s", code, said)
 		}
 		u.must("suspend", "vm-0001", "--yes") // is so already
