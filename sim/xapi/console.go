@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// console is the console: after the head, the connection carries RFB, as it is after CONNECT or in a WebSocket's frames after GET. The
+// console shows a VM's screen: after the head, the connection carries RFB, as it is after CONNECT or in a WebSocket's frames after GET. The
 // session comes in a cookie, in the query or as HTTP Basic. Only the host where the VM is answers (console.ml, check_vm_is_running_here);
 // a pool that is reached at an address that no host has answers for all. The connection ends with the VM's stay on that host.
 func (s *Server) console(w http.ResponseWriter, r *http.Request) {
@@ -32,7 +32,7 @@ func (s *Server) console(w http.ResponseWriter, r *http.Request) {
 			"WWW-Authenticate: Basic realm=\""+realm+"\"\r\n")
 		return
 	}
-	stay, uuid, name, problem := s.consoleVM(query.Get("uuid"), query.Get("ref"), localAddress(r))
+	at, uuid, name, problem := s.consoleVM(query.Get("uuid"), query.Get("ref"), localAddress(r))
 	if problem != "" {
 		s.refuse(hj, r, "500 Internal Error", fmt.Sprintf(serverPage, html.EscapeString(problem)), "")
 		return
@@ -61,7 +61,7 @@ func (s *Server) console(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer conn.Close() //nolint:errcheck // nothing is left to be done about it
-	gone, ok := s.show(stay)
+	gone, ok := s.show(at)
 	if !ok {
 		return
 	}
@@ -84,7 +84,7 @@ func (s *Server) console(w http.ResponseWriter, r *http.Request) {
 	}
 	f := &framebuffer{
 		conn: conn, r: bufio.NewReader(viewer), w: bufio.NewWriter(viewer), name: name,
-		alive: func() bool { return s.runs(stay.vm) }, shown: -1,
+		shown: -1,
 		key: func(keysym uint32) {
 			if s.cfg.OnKey != nil {
 				s.cfg.OnKey(name, keysym)
@@ -92,7 +92,7 @@ func (s *Server) console(w http.ResponseWriter, r *http.Request) {
 		},
 	}
 	if err := f.serve(); err != nil {
-		s.log.Debug("console ended", "vm", stay.vm, "error", err)
+		s.log.Debug("console ended", "vm", at.vm, "error", err)
 	}
 }
 
@@ -224,13 +224,6 @@ func relay(conn net.Conn, viewer io.ReadWriter, screen net.Conn) {
 	_, _ = io.Copy(screen, viewer)
 	_ = screen.Close()
 	back.Wait()
-}
-
-func (s *Server) runs(ref string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	vm := s.db.get("VM", ref)
-	return vm != nil && vm.str("resident_on") != nullRef
 }
 
 // closeWith closes a raw connection when the server stops or what it shows has gone.

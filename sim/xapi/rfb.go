@@ -13,12 +13,11 @@ import (
 // framebuffer is a display of one VM over RFB 3.3, 3.7 or 3.8 (RFC 6143) without authentication: a picture whose colours come from the
 // VM's name, so that a test or a person sees which VM it is.
 type framebuffer struct {
-	conn  net.Conn
-	r     *bufio.Reader
-	w     *bufio.Writer
-	name  string
-	alive func() bool
-	key   func(keysym uint32) // told each key that is pressed
+	conn net.Conn
+	r    *bufio.Reader
+	w    *bufio.Writer
+	name string
+	key  func(keysym uint32) // told each key that is pressed
 
 	tick    byte   // counts what changes the picture
 	shown   int    // the tick that the viewer has seen, -1 before the first update
@@ -36,7 +35,7 @@ func (f *framebuffer) serve() error {
 	if err != nil {
 		return err
 	}
-	for f.alive() {
+	for {
 		if err := f.message(&format); err != nil {
 			if errors.Is(err, io.EOF) { // the viewer left
 				return nil
@@ -44,7 +43,6 @@ func (f *framebuffer) serve() error {
 			return err
 		}
 	}
-	return nil
 }
 
 // pixelFormat is how a viewer wants its pixels: 8, 16 or 32 bits.
