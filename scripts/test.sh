@@ -24,7 +24,7 @@ walker=
 trap 'for p in $maker $walker; do kill "$p" 2>/dev/null || true; done; rm -f "$before" "$after" "$made" "$walked"' EXIT
 
 # The harness and the simulation walk everything one after another: nothing there can race, and watching made them most of the time.
-# Nor do they wait for anything: they get what time the others leave.
+# Nor do they wait for anything: they get what time the others leave, and a little more, so that they end with them.
 single='slipway/(orchestrator/orchestratortest|internal/simulation)'
 # What takes long begins first, so that none of it is left to run alone at the end.
 long='slipway/(e2e|cmd/slipway|internal/service|store/postgres|workers/(queue/amqp|hypervisor/xapi|appliance/carrier))'
@@ -34,14 +34,14 @@ make --no-print-directory lint || status=$?
 # The product as it is shipped. The race detector needs cgo, it does not.
 CGO_ENABLED=0 go build -o /dev/null ./cmd/slipway || status=$?
 if [ "$status" = 0 ]; then
-  packages=$(go list ./...)
+  packages=$(go list ./...) # which lint has vetted
   # shellcheck disable=SC2046 # a list of packages
-  nice go test -p 1 -count=1 -timeout 20m $(grep -xE "$single" <<<"$packages") >"$walked" 2>&1 &
+  nice -n 5 go test -vet=off -p 1 -count=1 -timeout 40m $(grep -xE "$single" <<<"$packages") >"$walked" 2>&1 &
   walker=$!
   # SQLite in Go is machine-made code of others: watching its every access multiplies the time of all that stores something.
   # Four tests of a package at a time, for they wait for servers more than they compute.
   # shellcheck disable=SC2046
-  go test -race -gcflags='modernc.org/...=-race=false' -count=1 -parallel 4 -timeout 40m \
+  go test -vet=off -race -gcflags='modernc.org/...=-race=false' -count=1 -parallel 4 -timeout 40m \
     $(grep -xE "$long" <<<"$packages" | sort) $(grep -vxE "$single|$long" <<<"$packages") || status=$?
   wait "$walker" || status=$?
   walker=
