@@ -140,7 +140,7 @@ func (w *World) StartClone(ctx context.Context, spec orchestrator.MachineSpec) (
 	}
 	id := w.id()
 	v := &vm{
-		uuid: id, name: fmt.Sprintf("slipway %s %d", spec.Run, spec.Attempt), machine: spec.Machine, template: true, power: "halted", busy: "clone",
+		uuid: id, name: fmt.Sprintf("slipway %s %d", spec.Run, spec.Attempt), machine: spec.Machine, template: true, late: w.arriving, power: "halted", busy: "clone",
 		mac: derivedMAC(id), guest: guest{jobs: map[string]*job{}, hostKey: templateKey},
 	}
 	w.vms = append(w.vms, v)

@@ -10,6 +10,7 @@ import (
 type SeenVM struct {
 	UUID, Name, Machine string
 	Tagged, Template    bool
+	Late                bool // whoever asked for the clone had given up before the request arrived
 	Power, Busy, MAC    string
 	Disks               []string
 	Jobs                int // that were started in its guest
@@ -20,7 +21,7 @@ func (w *World) VMs() []SeenVM {
 	seen := make([]SeenVM, len(w.vms))
 	for i, v := range w.vms {
 		seen[i] = SeenVM{
-			UUID: v.uuid, Name: v.name, Machine: v.machine, Tagged: v.tagged, Template: v.template, Power: v.power, Busy: v.busy, MAC: v.mac,
+			UUID: v.uuid, Name: v.name, Machine: v.machine, Tagged: v.tagged, Template: v.template, Late: v.late, Power: v.power, Busy: v.busy, MAC: v.mac,
 			Disks: v.disks, Jobs: len(v.guest.jobs),
 		}
 	}

@@ -52,7 +52,8 @@ type World struct {
 	dns       map[string]entry
 	monitored map[string]orchestrator.MonitoredHost
 
-	late []func() // requests that arrive after their caller has given up
+	late     []func() // requests that arrive after their caller has given up
+	arriving bool     // while they do
 
 	// Effects counts what became real: "clone", "start", "stop", "destroy", "job", "name", "host".
 	Effects map[string]int
@@ -65,6 +66,7 @@ type vm struct {
 	run                 string
 	attempt             int
 	tagged, template    bool
+	late                bool // its clone's request came late
 	power, host         string
 	busy                string // the operation under way
 	task                string // a start's or stop's
@@ -187,9 +189,11 @@ func (w *World) lost(err error, request func()) {
 func (w *World) Advance() {
 	late, interrupt := w.late, w.Interrupt
 	w.late, w.Interrupt = nil, nil
+	w.arriving = true
 	for _, request := range late {
 		request()
 	}
+	w.arriving = false
 	w.Interrupt = interrupt
 	refs := make([]string, 0, len(w.tasks))
 	for ref := range w.tasks {
