@@ -77,6 +77,10 @@ func (c Card) Fits(pool Pool, machine string, vm Stranger) error {
 		check.add("card", "places it in pool "+clip(p.Pool), "look at the VM's other_config")
 	case !pool.Private.Prefix.Contains(p.Private):
 		check.add("card", fmt.Sprintf("has address %s, which is not in the pool's private network", p.Private), "look at the VM's other_config")
+	case p.Private == pool.Private.Gateway || p.Public.IsValid() && p.Public == pool.Public.Gateway:
+		check.add("card", "has the address of a gateway", "look at the VM's other_config")
+	case p.ConsolePort < pool.ConsolePorts.First || p.ConsolePort > pool.ConsolePorts.Last:
+		check.add("card", fmt.Sprintf("has console port %d, which is none of the pool's", p.ConsolePort), "look at the VM's other_config; if console_ports was narrowed since, widen it")
 	case (pool.Strategy == NAT) != p.Public.IsValid() || p.Public.IsValid() && !pool.Public.Prefix.Contains(p.Public):
 		check.add("card", fmt.Sprintf("has public address %s, which the pool does not have", p.Public), "look at the VM's other_config")
 	}
