@@ -71,6 +71,7 @@ func Exercise(t *testing.T, h Harness) {
 		"Backlog":     backlog,
 		"Versions":    versions,
 		"Guards":      guards,
+		"Adoption":    adoption,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
