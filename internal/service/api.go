@@ -712,13 +712,21 @@ func (s *Service) deleteDead(r *http.Request) (any, error) {
 	return s.onLetter(r, "drop-letter", s.Queue.DropDead)
 }
 
-// onLetter records what was asked before it is done: the broker is no part of the transaction.
+// onLetter records what was asked before it is done, for the broker is no part of the transaction, and when it was not done, that as well.
 func (s *Service) onLetter(r *http.Request, verb string, do func(context.Context, string) error) (any, error) {
 	id := r.PathValue("id")
 	if err := s.Store.RecordAct(r.Context(), actor(r.Context()), verb, id, ""); err != nil {
 		return nil, err
 	}
-	return struct{}{}, missing(do(r.Context(), id), "slipway dead")
+	failed := do(r.Context(), id)
+	if failed != nil {
+		after, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 10*time.Second)
+		defer cancel()
+		if err := s.Store.RecordAct(after, actor(r.Context()), verb, id, "was not done: "+failed.Error()); err != nil {
+			return nil, errors.Join(failed, err)
+		}
+	}
+	return struct{}{}, missing(failed, "slipway dead")
 }
 
 // missing sends who names what is not there to the list of what is.

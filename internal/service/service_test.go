@@ -390,3 +390,41 @@ func TestObserveBlamesThePoolThatHangs(t *testing.T) {
 		}
 	}
 }
+
+// What was not done is not in the audit trail as if it had been.
+func TestTrailHasNoActThatDidNotHappen(t *testing.T) {
+	s := site(t)
+	w, _ := work(t, s, io.Discard)
+	client := api.NewClient(s.Config.Socket)
+	defer client.Close()
+	until(t, "serve answers", func() bool { return client.Get(t.Context(), "/v1/workers", nil) == nil })
+	trail := func() (lines []string) {
+		acts, _, err := w.Store.Acts(t.Context(), 0, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range acts {
+			lines = append(lines, a.Verb+": "+a.Reason)
+		}
+		slices.Sort(lines)
+		return lines
+	}
+	var refused *api.Error
+	err := client.Post(t.Context(), "/v1/maintenance", api.SetMaintenance{Subject: "pool-a", Yes: true, Reason: "over"}, nil)
+	if !asRefusal(err, &refused) || refused.Code != api.CodeNotFound || len(trail()) != 0 {
+		t.Errorf("the end of a maintenance that is not: %v, %q", err, trail())
+	}
+	if err := client.Post(t.Context(), "/v1/dead/nosuch/requeue", nil, nil); !asRefusal(err, &refused) || refused.Code != api.CodeNotFound {
+		t.Errorf("requeued: %v", err)
+	}
+	if err := client.Delete(t.Context(), "/v1/dead/nosuch", nil, nil); !asRefusal(err, &refused) || refused.Code != api.CodeNotFound {
+		t.Errorf("dropped: %v", err)
+	}
+	lines := trail()
+	for i, want := range []string{"drop-letter: ", "drop-letter: was not done: ", "requeue-letter: ", "requeue-letter: was not done: "} {
+		if len(lines) != 4 || !strings.HasPrefix(lines[i], want) {
+			t.Errorf("the trail has %q", lines)
+			break
+		}
+	}
+}
