@@ -19,7 +19,7 @@ import (
 type Request struct {
 	Verb string `json:"verb"`
 	Step string `json:"step"`
-	By   string `json:"by"` // "uid:name: reason"
+	By   string `json:"by"` // "uid:name: reason", or "uid:name" when none was given
 }
 
 func (r Request) String() string {

@@ -152,7 +152,7 @@ func (c secretsRotateCmd) Run(e *env) error {
 	}
 	if left > 0 {
 		return hinted{error: errors.New("not all secrets are under the newest key: runs under way may write back what they have in hand"),
-			next: "slipway secrets rotate --yes, when they have ended", code: exitFailure}
+			next: "slipway secrets rotate --yes --reason WHY, when they have ended", code: exitFailure}
 	}
 	return nil
 }

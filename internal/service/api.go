@@ -663,8 +663,24 @@ func decodeAct(r *http.Request) (api.Act, error) {
 	return ask, nil
 }
 
-func (s *Service) postResume(r *http.Request) (any, error) {
+// decodeGraveAct is decodeAct for what cannot be taken back, or shows a secret: that needs a reason.
+func decodeGraveAct(r *http.Request) (api.Act, error) {
 	ask, err := decodeAct(r)
+	if err == nil {
+		err = needReason(ask.Reason)
+	}
+	return ask, err
+}
+
+func needReason(reason string) error {
+	if strings.TrimSpace(reason) == "" {
+		return missingReason
+	}
+	return nil
+}
+
+func (s *Service) postResume(r *http.Request) (any, error) {
+	ask, err := decodeGraveAct(r)
 	if err != nil {
 		return nil, err
 	}
@@ -672,7 +688,7 @@ func (s *Service) postResume(r *http.Request) (any, error) {
 }
 
 func (s *Service) postApproveShrink(r *http.Request) (any, error) {
-	ask, err := decodeAct(r)
+	ask, err := decodeGraveAct(r)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,9 @@ func (s *Service) askedPassword(r *http.Request) (m orchestrator.Machine, reason
 	if err := json.NewDecoder(r.Body).Decode(&ask); err != nil {
 		return m, "", orchestrator.FieldErrors{{Field: "body", Problem: "is not a question for a password", Fix: "send {\"reason\": …}"}}
 	}
+	if err := needReason(ask.Reason); err != nil {
+		return m, "", err
+	}
 	m, err = s.find(r)
 	return m, ask.Reason, err
 }

@@ -212,6 +212,9 @@ func (s *Service) postRotate(r *http.Request) (any, error) {
 	keys := s.vault.Keys()
 	newest := keys[len(keys)-1]
 	if ask.After == "" && ask.Begin {
+		if err := needReason(ask.Reason); err != nil {
+			return nil, err
+		}
 		if err := s.Store.SealWith(ctx, newest, actor(ctx), ask.Reason); err != nil {
 			return nil, err
 		}

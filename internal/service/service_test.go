@@ -428,3 +428,32 @@ func TestTrailHasNoActThatDidNotHappen(t *testing.T) {
 		}
 	}
 }
+
+// What cannot be taken back, and what shows a secret, is asked why.
+func TestGraveActsNeedAReason(t *testing.T) {
+	a := newAudited(t)
+	acts := func() int64 {
+		_, head, err := a.worker.Store.Acts(t.Context(), 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return head.ID
+	}
+	before := acts()
+	for path, body := range map[string]any{
+		"/v1/groups/dhcp-pool-a/approve-shrink":               api.Act{Yes: true, Reason: " "},
+		"/v1/groups/dhcp-pool-a/members/dhcp-pool-a-1/resume": api.Act{Yes: true},
+		"/v1/console-password/" + a.run.Machine:               api.AskPassword{},
+		"/v1/password/" + a.run.Machine:                       api.AskPassword{},
+		"/v1/secrets/rotate":                                  api.Rotate{Begin: true, Yes: true},
+	} {
+		var refused *api.Error
+		err := a.client.Post(t.Context(), path, body, nil)
+		if !asRefusal(err, &refused) || refused.Code != api.CodeRefused || len(refused.Fields) != 1 || refused.Fields[0].Field != "reason" {
+			t.Errorf("%s without a reason: %v", path, err)
+		}
+	}
+	if n := acts() - before; n != 0 {
+		t.Errorf("%d acts were recorded", n)
+	}
+}

@@ -141,6 +141,18 @@ func operators(t *testing.T, h Harness) {
 		}
 	})
 
+	t.Run("WithoutAReason", func(t *testing.T) {
+		b := setup(t, h)
+		c := b.taken("a")
+		_, err := b.store.Intervene(t.Context(), orchestrator.Intervention{Run: c.Run.ID, Verb: orchestrator.VerbCancel, Actor: "0:root", Now: b.now})
+		must(t, err)
+		run, err := b.store.Run(t.Context(), c.Run.ID)
+		must(t, err)
+		if run.Cancel != "0:root" {
+			t.Errorf("canceled by %q", run.Cancel)
+		}
+	})
+
 	t.Run("FindMachine", func(t *testing.T) {
 		b := setup(t, h)
 		one := b.install()

@@ -290,13 +290,13 @@ func (r *round) member(known orchestrator.Member, answer apply.Answer, err error
 	case r.group.Held != "":
 		m.Blocked = "the group waits for " + r.group.Held
 	case known.Halted != "":
-		m.Blocked = fmt.Sprintf("halted: %s; look at it, then: slipway group resume %s %s --yes", known.Halted, r.group.ID, m.Name)
+		m.Blocked = fmt.Sprintf("halted: %s; look at it, then: slipway group resume %s %s --yes --reason WHY", known.Halted, r.group.ID, m.Name)
 	case err != nil:
 	case answer.Generation > r.group.Generation:
 		m.Newer = true
 		m.Blocked = fmt.Sprintf("it carries generation %d, newer than the database's %d", answer.Generation, r.group.Generation)
 	case answer.Live.Shrinks != "" && !r.approved:
-		m.Blocked = fmt.Sprintf("%s; if that is meant: slipway group approve-shrink %s --yes", answer.Live.Shrinks, r.group.ID)
+		m.Blocked = fmt.Sprintf("%s; if that is meant: slipway group approve-shrink %s --yes --reason WHY", answer.Live.Shrinks, r.group.ID)
 	}
 	if err != nil {
 		return m

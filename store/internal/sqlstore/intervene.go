@@ -24,10 +24,9 @@ func intervention(op string, run orchestrator.Run, i orchestrator.Intervention) 
 			Args: []any{run.ID},
 		}, nil
 	case i.Verb == orchestrator.VerbCancel && run.Status.Active():
-		reason := i.Actor + ": " + i.Reason
-		return Stmt{SQL: askCancel + ` WHERE id = $1`, Args: []any{run.ID, reason}}, nil
+		return Stmt{SQL: askCancel + ` WHERE id = $1`, Args: []any{run.ID, with(i.Actor, i.Reason)}}, nil
 	case forward && (back || (i.Verb == orchestrator.VerbSkip || i.Verb == orchestrator.VerbForce) && i.Step == run.Step):
-		asked := orchestrator.Request{Verb: i.Verb, Step: i.Step, By: i.Actor + ": " + i.Reason}
+		asked := orchestrator.Request{Verb: i.Verb, Step: i.Step, By: with(i.Actor, i.Reason)}
 		return Stmt{
 			SQL: `UPDATE runs SET status = 'ready', request = $2, failures = 0, conflicts = 0, step_since = {now}, wake_at = {now}, updated_at = {now},
 				rewound = CASE WHEN CAST($3 AS BIGINT) = 1 THEN (SELECT COALESCE(MAX(a.number), runs.attempt) FROM attempts a WHERE a.run = runs.id) ELSE rewound END
@@ -60,9 +59,17 @@ func intervention(op string, run orchestrator.Run, i orchestrator.Intervention) 
 // lineOf is what the journal says of an act: the reason, and where it leads.
 func lineOf(i orchestrator.Intervention) string {
 	if slices.Contains(rewinds[:], i.Verb) {
-		return "to " + i.Step + ": " + i.Reason
+		return with("to "+i.Step, i.Reason)
 	}
 	return i.Reason
+}
+
+// with adds the reason, where there is one.
+func with(what, reason string) string {
+	if reason == "" {
+		return what
+	}
+	return what + ": " + reason
 }
 
 // request is as JSON, "" for none.
