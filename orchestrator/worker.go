@@ -12,7 +12,7 @@ type Worker struct {
 	Started time.Time
 	Seen    time.Time // when it last said that it is there, by the database's clock
 	Held    int       // runs in hand at that moment
-	// Knows are the places at which it can take runs up, as in its Asks; they are written down, and not read again.
+	// Knows are the places at which it can take runs up, as in its Asks.
 	Knows []string
 	// Drained is when it was told to take nothing new, zero when it was not; DrainedBy and DrainReason say by whom and why. Idle says that
 	// it has heeded that and has nothing in hand.

@@ -535,6 +535,15 @@ func (s *Service) getExplanation(r *http.Request) (any, error) {
 	if active.Reason != "" {
 		e.Now += ": " + active.Reason
 	}
+	if active.Holder == "" && active.Status != orchestrator.StatusParked {
+		workers, err := s.Store.Workers(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if why := untaken(workers, active.Run); why != "" {
+			e.Found = append(e.Found, why)
+		}
+	}
 	if active.Process == install.Name && active.Step == install.StepAwait {
 		e.Found = append(e.Found, s.signs(ctx, m, active.Status == orchestrator.StatusParked)...)
 	}

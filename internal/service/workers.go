@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,12 +22,7 @@ func (s *Service) workers(r *http.Request) ([]api.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	var now time.Time // by the database's clock: the newest word of anybody
-	for _, w := range known {
-		if w.Seen.After(now) {
-			now = w.Seen
-		}
-	}
+	now := newest(known)
 	out := make([]api.Worker, 0, len(known))
 	for _, w := range known {
 		out = append(out, api.Worker{
@@ -35,6 +31,46 @@ func (s *Service) workers(r *http.Request) ([]api.Worker, error) {
 		})
 	}
 	return out, nil
+}
+
+// newest is the newest word of anybody, by the database's clock.
+func newest(workers []orchestrator.Worker) (at time.Time) {
+	for _, w := range workers {
+		if w.Seen.After(at) {
+			at = w.Seen
+		}
+	}
+	return at
+}
+
+// untaken says why nobody takes a run that could be taken now, "" when somebody may.
+func untaken(workers []orchestrator.Worker, run orchestrator.Run) string {
+	now := newest(workers)
+	var there, serving []orchestrator.Worker
+	for _, w := range workers {
+		if now.Sub(w.Seen) > silent {
+			continue
+		}
+		there = append(there, w)
+		if w.Drained.IsZero() {
+			serving = append(serving, w)
+		}
+	}
+	place := orchestrator.Place(run.Process, run.State, run.Step, run.Undoing)
+	switch {
+	case len(there) == 0:
+		return "nobody takes the run: no worker is there; start slipway serve"
+	case len(serving) == 0:
+		first := there[0]
+		why := fmt.Sprintf("nobody takes the run: every worker is drained (%s by %s", first.Holder, first.DrainedBy)
+		if first.DrainReason != "" {
+			why += ": " + first.DrainReason
+		}
+		return why + "); slipway workers, slipway undrain WORKER --yes"
+	case !slices.ContainsFunc(serving, func(w orchestrator.Worker) bool { return len(w.Knows) == 0 || slices.Contains(w.Knows, place) }):
+		return fmt.Sprintf("nobody takes the run: no worker that works knows %s in state %s, step %s; it waits for one of another version (slipway workers)", run.Process, run.State, run.Step)
+	}
+	return ""
 }
 
 // postDrain tells a worker by the database, so that any worker's socket will do.

@@ -47,6 +47,13 @@ const known = ` AND (CAST($8 AS BIGINT) = 1 OR ` + place + ` IN {list $7} OR CAS
 // places is how a worker's places are written down: each between two bars.
 func places(knows []string) string { return "|" + strings.Join(knows, "||") + "|" }
 
+func placesIn(text string) []string {
+	if text = strings.Trim(text, "|"); text == "" {
+		return nil
+	}
+	return strings.Split(text, "||")
+}
+
 // beyond is how many more turns are looked at than are taken, for what other workers take at the same moment.
 const beyond = 64
 

@@ -10,12 +10,14 @@ import (
 // forgetWorkers is how long a worker that says nothing is still listed.
 const forgetWorkers = 10 * time.Minute
 
-const workerColumns = `holder, version, started_at, seen_at, held, idle, drained_at, drained_by, drain_reason`
+const workerColumns = `holder, version, started_at, seen_at, held, idle, drained_at, drained_by, drain_reason, knows`
 
 func collectWorkers(out *[]orchestrator.Worker) func(Row) error {
 	return func(row Row) error {
 		var w orchestrator.Worker
-		err := row.Scan(&w.Holder, &w.Version, intoTime(&w.Started), intoTime(&w.Seen), &w.Held, intoBool(&w.Idle), intoTime(&w.Drained), &w.DrainedBy, &w.DrainReason)
+		var knows string
+		err := row.Scan(&w.Holder, &w.Version, intoTime(&w.Started), intoTime(&w.Seen), &w.Held, intoBool(&w.Idle), intoTime(&w.Drained), &w.DrainedBy, &w.DrainReason, &knows)
+		w.Knows = placesIn(knows)
 		*out = append(*out, w)
 		return err
 	}
