@@ -192,6 +192,9 @@ type loop struct {
 	group Group
 	last  time.Time     // start of the last apply
 	took  time.Duration // its slowest member that has taken it
+	// crowded says that the last apply was wanted before it might begin, waiting that the next one is.
+	crowded, waiting bool
+
 	retry map[string]backoff
 }
 
@@ -199,9 +202,10 @@ type loop struct {
 // address.
 const dhcpShare = 10
 
-// interval is how long after the start of the last apply the next one may begin. When the lease has run out another worker begins anyway.
+// interval is how long after the start of the last apply the next one may begin. When the lease has run out another worker begins anyway. Orders
+// that come one by one are not made to wait for a burst.
 func (l *loop) interval() time.Duration {
-	if l.group.Unit != orchestrator.DHCP { // the others take a new state without a break
+	if l.group.Unit != orchestrator.DHCP || !l.crowded { // the others take a new state without a break
 		return l.group.Interval
 	}
 	return max(l.group.Interval, min(dhcpShare*l.took, l.Lease))
@@ -227,6 +231,7 @@ func (l *loop) run(ctx context.Context) {
 		case <-catchUp.C:
 		}
 		pause := l.interval() - time.Since(l.last) // a round to catch up keeps the interval as well
+		l.waiting = l.waiting || pause > 0
 		if busy {
 			pause = max(pause, l.Gather)
 		}
@@ -240,6 +245,7 @@ func (l *loop) run(ctx context.Context) {
 		if err := l.once(ctx, refresh); err != nil && ctx.Err() == nil {
 			l.Log.Warn("apply", "group", l.group.ID, "error", err)
 		}
+		l.waiting = len(l.nudges[l.group.ID]) > 0 // it came while this one was under way
 	}
 }
 
@@ -281,7 +287,7 @@ func (l *loop) once(ctx context.Context, refresh bool) error {
 	if err != nil || !ours {
 		return err
 	}
-	l.last, l.took = l.Now(), 0
+	l.last, l.took, l.crowded = l.Now(), 0, l.waiting
 	ctx, done := l.keep(ctx, lease.Fence)
 	defer done()
 	// What was read before the lease was ours may be old.

@@ -107,8 +107,8 @@ func TestInterval(t *testing.T) {
 	}
 }
 
-// A DHCP server that takes long to be brought up to date is left alone for longer; the others, which go on meanwhile, are not. Only who has
-// taken a new state counts.
+// A busy DHCP server that takes long to be brought up to date is left alone for longer; the others, which go on meanwhile, are not. Only who has
+// taken a new state counts, and an apply that nobody had to wait for is no sign of a burst.
 func TestIntervalGrowsWithARestart(t *testing.T) {
 	const least = 1500 * time.Millisecond
 	for _, tc := range []struct {
@@ -116,14 +116,16 @@ func TestIntervalGrowsWithARestart(t *testing.T) {
 		unit   orchestrator.Unit
 		takes  [2]time.Duration // by member; 0 is away
 		again  bool             // the next round changes nothing
+		alone  bool             // nobody waited for it
 		wanted time.Duration
 	}{
-		{"quick", orchestrator.DHCP, [2]time.Duration{50 * time.Millisecond, 100 * time.Millisecond}, false, least},
-		{"slow", orchestrator.DHCP, [2]time.Duration{time.Second / 2, time.Second}, false, 10 * time.Second},
-		{"very slow", orchestrator.DHCP, [2]time.Duration{time.Second, 40 * time.Second}, false, 15 * time.Second},
-		{"away", orchestrator.DHCP, [2]time.Duration{time.Second / 2, 0}, false, 5 * time.Second},
-		{"slow without a restart", orchestrator.Firewall, [2]time.Duration{time.Second, 3 * time.Second}, false, least},
-		{"read back", orchestrator.DHCP, [2]time.Duration{time.Second, 3 * time.Second}, true, least},
+		{"slow, and nobody waited", orchestrator.DHCP, [2]time.Duration{time.Second / 2, time.Second}, false, true, least},
+		{"quick", orchestrator.DHCP, [2]time.Duration{50 * time.Millisecond, 100 * time.Millisecond}, false, false, least},
+		{"slow", orchestrator.DHCP, [2]time.Duration{time.Second / 2, time.Second}, false, false, 10 * time.Second},
+		{"very slow", orchestrator.DHCP, [2]time.Duration{time.Second, 40 * time.Second}, false, false, 15 * time.Second},
+		{"away", orchestrator.DHCP, [2]time.Duration{time.Second / 2, 0}, false, false, 5 * time.Second},
+		{"slow without a restart", orchestrator.Firewall, [2]time.Duration{time.Second, 3 * time.Second}, false, false, least},
+		{"read back", orchestrator.DHCP, [2]time.Duration{time.Second, 3 * time.Second}, true, false, least},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := setup(t, 2, 1)
@@ -135,6 +137,7 @@ func TestIntervalGrowsWithARestart(t *testing.T) {
 			}
 			b.group.Unit, b.group.Interval = tc.unit, least
 			l := b.loop()
+			l.waiting = !tc.alone
 			b.put("one")
 			must(t, l.once(t.Context(), false))
 			if tc.again {
@@ -144,6 +147,41 @@ func TestIntervalGrowsWithARestart(t *testing.T) {
 				t.Errorf("the next round begins %s after this one, want %s", got, tc.wanted)
 			}
 		})
+	}
+}
+
+// An apply that was wanted while the one before was under way begins a burst: the one after it leaves the server its time.
+func TestBurstLeavesTheServerItsTime(t *testing.T) {
+	const takes = 100 * time.Millisecond
+	b := setup(t, 1, 1)
+	started, release := make(chan struct{}), make(chan struct{})
+	b.boxes[0].gate = func(apply.Request) {
+		started <- struct{}{}
+		<-release
+	}
+	b.group.Unit, b.group.Interval = orchestrator.DHCP, time.Millisecond
+	b.cfg.Groups = []Group{b.group}
+	b.cfg.Gather, b.cfg.Poll = time.Millisecond, time.Millisecond
+	rounds := &roundTimes{Store: b.store}
+	b.cfg.Store = rounds
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { New(b.cfg).Run(ctx) })
+	defer running.Wait()
+	defer stop()
+	b.put("first")
+	for _, next := range []string{"second", "third", ""} {
+		<-started
+		if next != "" {
+			b.put(next)
+		}
+		<-time.After(takes)
+		release <- struct{}{}
+	}
+	rounds.mu.Lock()
+	defer rounds.mu.Unlock()
+	if d := rounds.asked[2].Sub(rounds.got[1]); d < dhcpShare*takes {
+		t.Errorf("the third round began %s after the second, want %s at least", d, dhcpShare*takes)
 	}
 }
 
