@@ -378,9 +378,13 @@ func (t *tick) fail(ctx context.Context, s *Step, failure error) (bool, error) {
 	c.Run.Handles = s.Run.Handles
 	t.takeMachine(&c, s)
 	if kind == Exhausted {
+		failures := 1 // whoever joins the line looks again soon: the room may have come between the look and this commit, which wakes nobody
+		if run.Kind == kind {
+			failures = 5
+		}
 		c.Run.Kind = kind
 		c.Run.StepSince = t.now // the budget is for getting on, not for standing in line
-		t.putDown(&c, s, t.now.Add(backoff(policy, 5, run.ID)), WakeCapacity, message)
+		t.putDown(&c, s, t.now.Add(backoff(policy, failures, run.ID)), WakeCapacity, message)
 		return t.saveFailure(ctx, s, c)
 	}
 	if kind == Away {

@@ -707,6 +707,12 @@ func TestRefusedCommitIsTheStepsFailure(t *testing.T) {
 	if c := b.last(); c.Run.Status != orchestrator.StatusWaiting || c.Run.Kind != orchestrator.Exhausted || c.Run.State != "s0" || !strings.Contains(c.Run.Reason, "no room") {
 		t.Errorf("%+v", c.Run)
 	}
+	soon := b.last().Run.WakeAt.Sub(b.now)
+	b.claimAgain()
+	b.drive()
+	if later := b.last().Run.WakeAt.Sub(b.now); soon > 3*time.Second || later < 30*time.Second {
+		t.Errorf("who joins the line looks again after %s, and then after %s", soon, later)
+	}
 }
 
 // What the step learned is what the constraint refuses: the failure must not carry it along, or it is refused as well, for ever.
