@@ -411,6 +411,22 @@ func enter(ctx context.Context, client *http.Client, link string) (base string, 
 	return base, answer.StatusCode, answer.Body.Close()
 }
 
+// keepSecret has the search look for what opens a machine's screen: the link's token, and the session's cookie.
+func (l *lab) keepSecret(m labMachine, link string, jar http.CookieJar) {
+	l.t.Helper()
+	u, err := url.Parse(link)
+	if err != nil || u.Fragment == "" {
+		l.t.Fatalf("the link has no token: %v", err)
+	}
+	l.given = map[string]string{"console token of " + m.ID: u.Fragment}
+	for _, cookie := range jar.Cookies(u) {
+		l.given["console cookie of "+m.ID] = cookie.Value
+	}
+	if len(l.given) != 2 {
+		l.t.Errorf("a session has %d cookies, want one", len(l.given)-1)
+	}
+}
+
 // proveScreen looks at a machine's screen and types, by a link as a browser does.
 func (l *lab) proveScreen(m labMachine) {
 	t := l.t
@@ -424,6 +440,7 @@ func (l *lab) proveScreen(m labMachine) {
 	link := l.link(m)
 	base, status, err := enter(l.ctx, client, link)
 	l.check("a link opens", err == nil && status == http.StatusOK, "HTTP %d", status)
+	l.keepSecret(m, link, jar)
 	_, again, err := enter(l.ctx, client, link)
 	l.check("once", err == nil && again == http.StatusUnauthorized, "HTTP %d the second time", again)
 	socketClient := *client

@@ -45,7 +45,7 @@ func secretFile(name string) bool {
 // ownKeys are files with the secret of whose machine they are: an appliance's sshd, the simulated guests, and pools as processes.
 var ownKeys = []string{"host_key", "ssh_host_ed25519_key", "spec.json"}
 
-// secrets are all of the site: those in files, and those of its machines. Obfuscated are those that xvp's protocol wants in its file, in
+// secrets are all of the site: those in files, those of its machines, and what the story was given. Obfuscated are those that xvp's protocol wants in its file, in
 // a form that anybody can turn back; that file is where they belong.
 func (s *site) secrets(ctx context.Context) (all, obfuscated leak.Secrets, err error) {
 	var bad error
@@ -72,6 +72,9 @@ func (s *site) secrets(ctx context.Context) (all, obfuscated leak.Secrets, err e
 			}
 			add(filepath.Base(path), string(text))
 		}
+	}
+	for name, secret := range s.given {
+		add(name, secret)
 	}
 	for _, p := range s.pools {
 		hide(p.id+".password", p.password, xvp.EncryptXen)

@@ -70,7 +70,8 @@ type site struct {
 	workers []*worker
 	watched *watched
 	answers []string
-	scanned bool // it was looked for in the story
+	given   map[string]string // secrets that the story was given, by name
+	scanned bool              // it was looked for in the story
 }
 
 type siteConfig struct {
