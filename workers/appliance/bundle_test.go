@@ -230,6 +230,15 @@ func (b *bundle) put(text string) string {
 	return id
 }
 
+// puts makes so many machines of their own.
+func (b *bundle) puts(n int) (ids []string) {
+	b.Helper()
+	for i := range n {
+		ids = append(ids, b.put(fmt.Sprint("host-", i)))
+	}
+	return ids
+}
+
 func (b *bundle) change(machine, text string) {
 	b.Helper()
 	body, err := json.Marshal(text)

@@ -497,10 +497,7 @@ func TestForeignAndRemovedAreNotRendered(t *testing.T) {
 // What runs have dropped may go, however many they are and however long an appliance was away; what no run explains may not, beside it either.
 func TestDroppedByRunsIsNoShrink(t *testing.T) {
 	b := setup(t, 2, 1)
-	var ids []string
-	for n := range 40 {
-		ids = append(ids, b.put(fmt.Sprint("host-", n)))
-	}
+	ids := b.puts(40)
 	must(t, b.round())
 	b.boxes[1].set(func(x *box) { x.away = true })
 	for _, id := range ids[:8] {
@@ -544,10 +541,7 @@ func TestDroppedByRunsIsNoShrink(t *testing.T) {
 // An agent from before does not know what a run has dropped: it halts as it always did.
 func TestOlderAgentHaltsAtWhatRunsHaveDropped(t *testing.T) {
 	b := setup(t, 1, 1)
-	var ids []string
-	for n := range 10 {
-		ids = append(ids, b.put(fmt.Sprint("host-", n)))
-	}
+	ids := b.puts(10)
 	must(t, b.round())
 	asked := apply.Request{}
 	b.boxes[0].lie = func(a *apply.Answer) {
@@ -572,10 +566,7 @@ func TestOlderAgentHaltsAtWhatRunsHaveDropped(t *testing.T) {
 // More than max(5, 2 %) of the rows that no run has dropped go only by an operator's word.
 func TestShrinkHaltsUntilAWord(t *testing.T) {
 	b := setup(t, 1, 1)
-	var ids []string
-	for n := range 10 {
-		ids = append(ids, b.put(fmt.Sprint("host-", n)))
-	}
+	ids := b.puts(10)
 	must(t, b.round())
 	before := b.boxes[0].live(t)
 	b.lose(ids[:6]...)

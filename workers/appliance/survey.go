@@ -3,9 +3,6 @@ package appliance
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
-	"sync"
 
 	"slipway/orchestrator"
 	"slipway/workers/appliance/apply"
@@ -21,35 +18,21 @@ type MemberSurvey struct {
 // Survey asks every member of a group at once, in the order of the configuration. It changes nothing anywhere. An unknown group is
 // ErrNotFound.
 func (c *Controller) Survey(ctx context.Context, group string) ([]MemberSurvey, error) {
-	l, err := c.loopOf(group)
-	if err != nil {
-		return nil, err
-	}
-	appliances := l.group.appliances()
-	out := make([]MemberSurvey, len(appliances))
-	var asking sync.WaitGroup
-	for i, m := range appliances {
-		asking.Go(func() {
-			out[i].Name = m.Name
-			out[i].Survey, out[i].Err = Survey(ctx, m.Carrier, l.group.Unit)
-		})
-	}
-	asking.Wait()
-	return out, nil
+	return eachMember(ctx, c, group, func(ctx context.Context, g Group, m Member) (out MemberSurvey) {
+		out.Name = m.Name
+		out.Survey, out.Err = Survey(ctx, m.Carrier, g.Unit)
+		return out
+	})
 }
 
 // Survey asks one appliance.
 func Survey(ctx context.Context, c Carrier, unit orchestrator.Unit) (apply.Survey, error) {
-	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
-	defer cancel()
-	answer, err := c.Apply(ctx, apply.Request{Unit: string(unit), ReadOnly: true, Survey: true})
+	answer, err := question(ctx, c, apply.Request{Unit: string(unit), Survey: true}, apply.Surveyed, "survey", "read_only")
 	switch {
 	case err != nil:
-		return apply.Survey{}, fmt.Errorf("no answer: %w", err)
-	case answer.Code == apply.Refused && (strings.Contains(answer.Message, `"survey"`) || strings.Contains(answer.Message, `"read_only"`)):
-		return apply.Survey{}, errors.New("its agent is older than this worker and cannot be asked: install the same version")
-	case answer.Code != apply.Surveyed || answer.Survey == nil:
-		return apply.Survey{}, fmt.Errorf("%s: %s", answer.Code, answer.Message)
+		return apply.Survey{}, err
+	case answer.Survey == nil:
+		return apply.Survey{}, errors.New("the answer has no survey in it")
 	}
 	return *answer.Survey, nil
 }

@@ -3,11 +3,7 @@ package appliance
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
-	"sync"
 
-	"slipway/orchestrator"
 	"slipway/workers/appliance/apply"
 )
 
@@ -21,34 +17,14 @@ type MemberTrace struct {
 // Trace asks every member of a group at once, in the order of the configuration. It changes nothing anywhere. An unknown group is
 // ErrNotFound.
 func (c *Controller) Trace(ctx context.Context, group, mac string) ([]MemberTrace, error) {
-	l, err := c.loopOf(group)
-	if err != nil {
-		return nil, err
-	}
-	appliances := l.group.appliances()
-	out := make([]MemberTrace, len(appliances))
-	var asking sync.WaitGroup
-	for i, m := range appliances {
-		asking.Go(func() {
-			out[i].Name = m.Name
-			out[i].Trace, out[i].Err = traceOn(ctx, m.Carrier, l.group.Unit, mac)
-		})
-	}
-	asking.Wait()
-	return out, nil
-}
-
-func traceOn(ctx context.Context, c Carrier, unit orchestrator.Unit, mac string) (apply.Trace, error) {
-	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
-	defer cancel()
-	answer, err := c.Apply(ctx, apply.Request{Unit: string(unit), ReadOnly: true, Trace: mac})
-	switch {
-	case err != nil:
-		return apply.Trace{}, fmt.Errorf("no answer: %w", err)
-	case answer.Code == apply.Refused && strings.Contains(answer.Message, `"trace"`):
-		return apply.Trace{}, errors.New("its agent is older than this worker and cannot be asked: install the same version")
-	case answer.Code != apply.Traced || answer.Trace == nil:
-		return apply.Trace{}, fmt.Errorf("%s: %s", answer.Code, answer.Message)
-	}
-	return *answer.Trace, nil
+	return eachMember(ctx, c, group, func(ctx context.Context, g Group, m Member) MemberTrace {
+		answer, err := question(ctx, m.Carrier, apply.Request{Unit: string(g.Unit), Trace: mac}, apply.Traced, "trace")
+		switch {
+		case err != nil:
+			return MemberTrace{Name: m.Name, Err: err}
+		case answer.Trace == nil:
+			return MemberTrace{Name: m.Name, Err: errors.New("the answer has no trace in it")}
+		}
+		return MemberTrace{Name: m.Name, Trace: *answer.Trace}
+	})
 }
